@@ -1,0 +1,35 @@
+"""greentor: the Django ORM inside Tornado and asyncio, unchanged, on one thread.
+
+A request runs in one greenlet, as under WSGI it runs in one thread; every query parks the greenlet
+and the event loop goes on serving everybody else. See docs/architecture.md for the principle.
+"""
+
+from greentor.bridge import (
+    DeadlineExceeded,
+    NotGreen,
+    await_,
+    green,
+    in_green,
+    sleep,
+    spawn,
+    thread,
+    timeout,
+)
+from greentor.glocal import local
+from greentor.scope import ScopeClosed
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "DeadlineExceeded",
+    "NotGreen",
+    "ScopeClosed",
+    "await_",
+    "green",
+    "in_green",
+    "local",
+    "sleep",
+    "spawn",
+    "thread",
+    "timeout",
+]

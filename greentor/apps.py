@@ -1,0 +1,27 @@
+"""The Django application ``greentor``: installs the seams and looks at the settings at start-up."""
+
+from __future__ import annotations
+
+import logging
+
+from django.apps import AppConfig
+from django.core import checks as django_checks
+
+logger = logging.getLogger("greentor")
+
+
+class GreentorConfig(AppConfig):
+    name = "greentor"
+    verbose_name = "greentor"
+
+    def ready(self) -> None:
+        from greentor import bridge, checks, watchdog
+        from greentor.db import seams
+
+        seams.install()
+        checks.check_databases()
+        django_checks.register(checks.check_blocking)
+        for sentence in checks.blocking():
+            logger.warning(sentence)
+        if (limit := checks.options()["block_warning"]) is not None:
+            bridge.scope_hooks.append(watchdog.scope_hook(limit))

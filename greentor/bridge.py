@@ -1,0 +1,471 @@
+"""The bridge between synchronous code and asyncio: the only module that switches greenlets.
+
+A *green* function runs in a greenlet that is a child of the asyncio task that awaits it. When it has to
+wait, it hands a future to its driver, `_drive`, a coroutine in that task, which yields it to the event
+loop and switches back with the outcome. So ``current_task()``, cancellation, ``asyncio.timeout``,
+``TaskGroup`` and context variables mean in the greenlet what they mean in the task.
+
+Invariants
+- A greenlet's parent is set before every switch into it: a coroutine may be driven, or closed by the
+  garbage collector, from any other greenlet, and the answer belongs to whoever switched last.
+- A coroutine is stepped in the greenlet that awaits it, never by the loop's greenlet: the whole of an
+  async function, and all that it awaits, sees the same greenlet and the same connections.
+- The greenlet shares the context of its task; nothing is copied, so ``ContextVar.reset`` works.
+- A *dying* greenlet (collected, closed or killed) may not wait any more: each attempt raises
+  GreenletExit, and what it holds is force-closed.
+- `wait` is for I/O of the scope's own resources and keeps the turn; every other wait lets the helpers
+  of the scope run (see `greentor.scope`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import inspect
+import logging
+import time
+import types
+from collections.abc import Awaitable, Callable, Coroutine, Generator
+from contextvars import Context, ContextVar, copy_context
+from threading import get_ident
+from typing import Any, ParamSpec, TypeVar, cast, overload
+
+from greenlet import GreenletExit, getcurrent, greenlet
+
+from greentor.scope import Frame, Scope
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+logger = logging.getLogger("greentor")
+
+#: called in the worker thread when a function that `thread` ran there has returned
+thread_exit_hooks: list[Callable[[], None]] = []
+#: called with the event loop when the outermost scope of a task is opened
+scope_hooks: list[Callable[[asyncio.AbstractEventLoop], None]] = []
+
+_frame: ContextVar[Frame | None] = ContextVar("greentor_frame", default=None)
+_spawned: set[asyncio.Task[Any]] = set()
+
+
+class NotGreen(RuntimeError):
+    """Something that has to wait was called outside a greenlet of ours."""
+
+
+class DeadlineExceeded(TimeoutError):
+    """The `timeout` around a parked call has run out."""
+
+
+class Green(greenlet):
+    """A greenlet that runs one green function for one asyncio task."""
+
+    def __init__(self, task: asyncio.Task[Any], frame: Frame) -> None:
+        super().__init__(_main)
+        self.task = task
+        self.loop = frame.loop
+        self.frame = frame
+        self.dying = False
+        self.thread_id = get_ident()
+        self.timeouts: list[timeout] = []
+
+
+def in_green() -> bool:
+    """Tell whether the caller runs in one of our greenlets, and so may wait.
+
+    A task that an eager task factory (Python 3.12) starts runs its first step on the greenlet of its
+    creator without being that greenlet's task: it is not in the greenlet.
+    """
+    g = getcurrent()
+    return type(g) is Green and (
+        g.loop.get_task_factory() is None or asyncio.current_task(g.loop) is g.task
+    )
+
+
+def current_scope() -> Scope | None:
+    """Return the scope of the running greenlet, or the one that the running task inherited.
+
+    None in plain threads, in greenlets that are not ours, and in tasks that have none. Raise
+    `ScopeClosed` if the inherited scope has ended.
+    """
+    g = getcurrent()
+    if type(g) is Green:
+        return g.frame.scope
+    frame = _frame.get()
+    if frame is None or g.parent is not None or asyncio._get_running_loop() is not frame.loop:
+        return None
+    frame.scope.check_open()
+    return frame.scope
+
+
+# --- running green functions ------------------------------------------------------------------
+
+
+@overload
+def green(fn: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, Coroutine[Any, Any, T]]: ...
+@overload
+def green(fn: Callable[P, T]) -> Callable[P, Coroutine[Any, Any, T]]: ...
+def green(fn: Callable[..., Any]) -> Callable[..., Coroutine[Any, Any, Any]]:
+    """Make a sync or async function a coroutine function whose body runs in a greenlet.
+
+    Inside one of our greenlets the body runs in that same greenlet, so that it sees the same
+    connections and transaction. In a task that inherited a scope (``gather``, ``create_task``) it runs
+    in a helper greenlet on that scope, one helper at a time, and raises `ScopeClosed` once the scope
+    has ended. Elsewhere a new greenlet and a new scope are opened, and closed with it.
+    """
+
+    @functools.wraps(fn)
+    async def run(*args: Any, **kwargs: Any) -> Any:
+        return await run_green(fn, *args, **kwargs)
+
+    return run
+
+
+async def run_green(fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+    """Run ``fn(*args, **kwargs)`` as `green` would, and return its result."""
+    if in_green():
+        result = fn(*args, **kwargs)
+        return await result if inspect.iscoroutine(result) else result
+    frame = _frame.get()
+    if frame is None or frame.loop is not asyncio.get_running_loop():
+        return await run_in_scope(_name(fn), fn, *args, **kwargs)
+    parent = await _ask_turn(frame)
+    try:
+        child = Frame(parent.scope, parent.loop, parent)
+        return await _run_frame(child, fn, args, kwargs)
+    finally:
+        parent.give_back()
+
+
+async def run_in_scope(name: str, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+    """Run ``fn(*args, **kwargs)`` in a new greenlet with a scope of its own, called ``name``."""
+    loop = asyncio.get_running_loop()
+    for hook in scope_hooks:
+        hook(loop)
+    return await _run_frame(Frame(Scope(name), loop), fn, args, kwargs)
+
+
+def spawn(fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> asyncio.Task[Any]:
+    """Start ``fn(*args, **kwargs)`` in a greenlet with a scope of its own; return its task.
+
+    It outlives the request that started it, on connections of its own, which are released however it
+    ends. The task is kept referenced until it is done; an exception that nobody retrieves is logged
+    by asyncio. Raise RuntimeError without a running event loop.
+    """
+    name = _name(fn)
+    task = asyncio.get_running_loop().create_task(
+        run_in_scope(name, fn, *args, **kwargs), name=f"greentor.spawn {name}"
+    )
+    _spawned.add(task)
+    task.add_done_callback(_spawned.discard)
+    return task
+
+
+async def _ask_turn(frame: Frame) -> Frame:
+    while True:
+        frame = frame.nearest_open()
+        waiter = frame.ask()
+        if waiter is None:
+            return frame
+        try:
+            if await waiter:
+                return frame
+        except BaseException:
+            # Cancelled in the iteration in which the turn was handed over: pass it on.
+            if waiter.done() and not waiter.cancelled() and waiter.result():
+                frame.give_back()
+            raise
+
+
+async def _run_frame(frame: Frame, fn: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+    task = asyncio.current_task(frame.loop)
+    if task is None:
+        raise NotGreen("a green function must be awaited by an asyncio task")
+    token = _frame.set(frame)
+    try:
+        return await _drive(Green(task, frame), fn, args, kwargs)
+    finally:
+        try:
+            _frame.reset(token)
+        except ValueError:  # closed by the garbage collector, in another context
+            pass
+
+
+@types.coroutine
+def _drive(g: Green, fn: Callable[..., Any], args: Any, kwargs: Any) -> Generator[Any, Any, Any]:
+    """Switch into the greenlet, yield to the task what it waits for, and switch back."""
+    driver = getcurrent()
+    g.gr_context = driver.gr_context
+    g.parent = driver
+    del driver
+    item = g.switch(g, fn, args, kwargs)
+    while not g.dead:
+        try:
+            value = yield item
+        except GeneratorExit:
+            _kill(g)
+            raise
+        except BaseException as exc:
+            g.parent = getcurrent()
+            item = g.throw(exc)
+        else:
+            g.parent = getcurrent()
+            item = g.switch(value)
+    return item
+
+
+def _main(g: Green, fn: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+    """The body of every greenlet."""
+    try:
+        try:
+            result = fn(*args, **kwargs)
+            return _step(g, result) if inspect.iscoroutine(result) else result
+        finally:
+            del fn, args, kwargs
+            _end(g)
+    except GreenletExit as exc:
+        # greenlet would hand this one to the parent as a *result*.
+        if g.dying:
+            return None
+        raise asyncio.CancelledError("the greenlet was killed") from exc
+
+
+def _end(g: Green) -> None:
+    frame = g.frame
+    try:
+        if not g.dying:
+            take_turn()  # a helper that is at work finishes first
+    finally:
+        frame.close()
+        if frame.parent is None:
+            frame.scope.close(g.dying)
+
+
+def _kill(g: Green) -> None:
+    """End a parked greenlet whose coroutine was closed or collected: it may not wait any more."""
+    if g.dead:
+        return
+    if g.thread_id != get_ident():
+        # Collected in another thread, which cannot switch to it.
+        try:
+            g.loop.call_soon_threadsafe(_kill, g)
+        except RuntimeError:  # its loop is closed: nobody will ever switch to it
+            g.frame.scope.close(True)
+        return
+    g.dying = True
+    g.parent = getcurrent()
+    g.throw(GreenletExit)
+
+
+# --- waiting ----------------------------------------------------------------------------------
+
+
+def current_green(what: str) -> Green:
+    """Return the running greenlet; raise `NotGreen` naming ``what`` if it is none of ours."""
+    g = getcurrent()
+    if not in_green():
+        raise NotGreen(
+            f"{what} has to wait, and would block the event loop here: call it in a greenlet "
+            "(in a BaseRequestHandler, in a function decorated with greentor.green, or through "
+            "greentor.spawn)"
+        )
+    return cast(Green, g)
+
+
+def is_dying() -> bool:
+    """Tell whether the running greenlet is being closed, and so may not wait."""
+    g = getcurrent()
+    return type(g) is Green and g.dying
+
+
+def check_alive(what: str) -> Green:
+    """As `current_green`, but also refuse a dying greenlet, before anything is done."""
+    g = current_green(what)
+    if g.dying:
+        raise GreenletExit(f"{what} refused: the greenlet is being closed")
+    return g
+
+
+def wait(future: asyncio.Future[T], what: str = "this") -> T:
+    """Park the greenlet until ``future`` is done, keeping the scope's turn; return its result."""
+    g = check_alive(what)
+    if not future.done():
+        future._asyncio_future_blocking = True
+        frame = g.frame
+        frame.busy = True
+        try:
+            _switch(g, future)
+        finally:
+            frame.busy = False
+    return future.result()
+
+
+def take_turn() -> None:
+    """Wait until no helper uses the scope of the running greenlet (at once outside greenlets)."""
+    g = getcurrent()
+    if type(g) is Green:
+        frame = g.frame
+        while frame.child:
+            waiter = frame.owner_waiter = frame.loop.create_future()
+            wait(waiter)
+
+
+def await_(awaitable: Awaitable[T]) -> T:
+    """Wait, from sync code in a greenlet, for any awaitable and return its result.
+
+    A coroutine is stepped in the greenlet itself. Outside a greenlet close the coroutine and raise
+    `NotGreen`.
+    """
+    try:
+        g = current_green("await_()")
+    except NotGreen:
+        if inspect.iscoroutine(awaitable):
+            awaitable.close()
+        raise
+    return cast(T, _step(g, awaitable if inspect.iscoroutine(awaitable) else _await(awaitable)))
+
+
+async def _await(awaitable: Awaitable[T]) -> T:
+    return await awaitable
+
+
+def step_detached(coroutine: Coroutine[Any, Any, T]) -> T:
+    """Run a coroutine in the greenlet, keeping the turn, in an empty context.
+
+    For the I/O of resources that outlive the request: callbacks registered by it (a transport's) would
+    otherwise keep the request's context alive.
+    """
+    return cast(T, _step(check_alive("I/O"), coroutine, Context()))
+
+
+def _step(g: Green, coroutine: Coroutine[Any, Any, Any], context: Context | None = None) -> Any:
+    """Run a coroutine to its end in the greenlet, parking on every future that it yields."""
+    send: Callable[..., Any] = coroutine.send
+    throw: Callable[..., Any] = coroutine.throw
+    if context is not None:
+        send = functools.partial(context.run, send)
+        throw = functools.partial(context.run, throw)
+    frame = g.frame
+    try:
+        item = send(None)
+        while True:
+            try:
+                if g.dying:
+                    raise GreenletExit
+                if context is not None:
+                    frame.busy = True
+                elif frame.has_queue:
+                    frame.grant()
+                value = _switch(g, item)
+            except GreenletExit:
+                if g.dying:
+                    coroutine.close()
+                    raise
+                item = throw(GreenletExit())
+            except BaseException as exc:
+                item = throw(exc)
+            else:
+                item = send(value)
+            finally:
+                if context is not None:
+                    frame.busy = False
+    except StopIteration as stop:
+        return stop.value
+
+
+def _switch(g: Green, item: Any) -> Any:
+    try:
+        return g.parent.switch(item)
+    except asyncio.CancelledError as exc:
+        for deadline in g.timeouts:
+            if deadline.consume():
+                raise DeadlineExceeded(f"timed out after {deadline.seconds} s") from exc
+        raise
+
+
+def sleep(seconds: float) -> None:
+    """Park the greenlet for ``seconds``; in a plain thread, sleep."""
+    if not in_green() and asyncio._get_running_loop() is None:
+        time.sleep(seconds)
+    else:
+        await_(asyncio.sleep(seconds))
+
+
+def pause(seconds: float) -> None:
+    """As `sleep`, keeping the scope's turn: between two tries of its own I/O."""
+    loop = check_alive("pausing").loop
+    future: asyncio.Future[None] = loop.create_future()
+    timer = loop.call_later(seconds, _finish, future)
+    try:
+        wait(future)
+    finally:
+        timer.cancel()
+
+
+def _finish(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)
+
+
+def thread(fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+    """Park the greenlet, run ``fn`` in a worker thread, and return its result.
+
+    For what would block the loop: CPU work, files, clients of other services. Database connections
+    that the thread opened are closed when ``fn`` returns. A cancel leaves the thread to its end. In a
+    plain thread, call ``fn`` directly.
+    """
+    if not in_green() and asyncio._get_running_loop() is None:
+        return fn(*args, **kwargs)
+    loop = current_green("thread()").loop
+    context = copy_context()
+    context.run(_frame.set, None)
+    call = functools.partial(_in_thread, fn, *args, **kwargs)
+    return cast(T, await_(loop.run_in_executor(None, context.run, call)))
+
+
+def _in_thread(fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> T:
+    try:
+        return fn(*args, **kwargs)
+    finally:
+        for hook in thread_exit_hooks:
+            hook()
+
+
+class timeout:  # noqa: N801, used as a function
+    """Limit what the ``with`` block may take: raise TimeoutError at the call parked in it.
+
+    For sync code in a greenlet (``asyncio.timeout`` serves async code there). ``seconds`` None means
+    no limit. A connection that was waiting for an answer is discarded.
+    """
+
+    def __init__(self, seconds: float | None) -> None:
+        self.seconds = seconds
+        self._handle: asyncio.TimerHandle | None = None
+        self._task: asyncio.Task[Any] | None = None
+        self._cancelling = 0
+
+    def __enter__(self) -> timeout:
+        self._green = g = current_green("timeout()")
+        if self.seconds is not None:
+            self._handle = g.loop.call_later(self.seconds, self._expire)
+            g.timeouts.append(self)
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        if self._handle is not None:
+            self._handle.cancel()
+            self._green.timeouts.remove(self)
+            self.consume()
+
+    def _expire(self) -> None:
+        self._task = self._green.task
+        self._cancelling = self._task.cancelling()
+        self._task.cancel()
+
+    def consume(self) -> bool:
+        """Take back our own cancel; tell whether nobody else has cancelled the task as well."""
+        task, self._task = self._task, None
+        return task is not None and task.uncancel() <= self._cancelling
+
+
+def _name(fn: Callable[..., Any]) -> str:
+    return getattr(fn, "__qualname__", None) or repr(fn)

@@ -1,0 +1,1 @@
+"""ENGINE ``greentor.db.mysql``: Django's MySQL backend on cooperative PyMySQL connections."""

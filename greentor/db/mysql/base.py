@@ -1,0 +1,100 @@
+"""The DatabaseWrapper of ENGINE ``greentor.db.mysql``."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+from django.core.exceptions import ImproperlyConfigured
+from django.utils.functional import cached_property
+
+from greentor import bridge
+from greentor.db import handler, seams
+from greentor.db.mysql.upstream import base
+from greentor.db.pools import find_pool, pool_options
+from greentor.db.wrapper import GreenWrapper
+from greentor.drivers import pymysql as driver
+
+_DjangoWrapper = base.DatabaseWrapper
+
+
+class ConnectionDriver:
+    """What a pool needs to know of PyMySQL connections."""
+
+    def __init__(self, autocommit: bool) -> None:
+        self._autocommit = autocommit
+
+    def is_open(self, connection: driver.Connection) -> bool:
+        return connection.alive
+
+    def is_clean(self, connection: driver.Connection) -> bool:
+        return (
+            connection.quiet
+            and not connection.in_transaction
+            and connection.get_autocommit() == self._autocommit
+        )
+
+    def reset(self, connection: driver.Connection) -> None:
+        if connection.quiet:
+            connection.rollback()
+
+    def close(self, connection: driver.Connection) -> None:
+        if not connection._closed:
+            connection.close()
+
+
+_drivers = {autocommit: ConnectionDriver(autocommit) for autocommit in (True, False)}
+
+
+class DatabaseWrapper(GreenWrapper, _DjangoWrapper):  # type: ignore[misc,valid-type]
+    """Django's MySQL wrapper on greentor's PyMySQL connections."""
+
+    @staticmethod
+    def make_driver(settings: dict[str, Any]) -> ConnectionDriver:
+        return _drivers[bool(settings["AUTOCOMMIT"])]
+
+    def get_connection_params(self) -> dict[str, Any]:
+        params: dict[str, Any] = super().get_connection_params()
+        params.pop("pool", None)
+        return params
+
+    def get_new_connection(self, conn_params: dict[str, Any]) -> driver.Connection:
+        return driver.connect(**conn_params)
+
+    def is_usable(self) -> bool:
+        try:
+            # Before PyMySQL 1.2 the default is to reconnect silently, which loses the session.
+            self.connection.ping(reconnect=False)
+        except self.Database.Error:
+            return False
+        return True
+
+    @cached_property
+    def mysql_server_data(self) -> dict[str, Any]:
+        # Asked once for each pool, not for each wrapper.
+        upstream = _DjangoWrapper.mysql_server_data.func
+        if not bridge.in_green():
+            return dict(upstream(self))
+        loop = bridge.current_green("a query").loop
+        pool = find_pool(loop, self.alias, self.settings_dict, self.make_driver)
+        if pool is None:
+            return dict(upstream(self))
+        if "mysql_server_data" not in pool.memo:
+            pool.memo["mysql_server_data"] = upstream(self)
+        return dict(pool.memo["mysql_server_data"])
+
+
+def check_options(alias: str, settings: dict[str, Any]) -> None:
+    """Raise ImproperlyConfigured for an option that neither the pool, Django nor PyMySQL knows."""
+    pool_options(alias, settings)
+    known = set(inspect.signature(driver.PyMySQLConnection.__init__).parameters) - {"self"}
+    known |= {"pool", "isolation_level"}
+    if unknown := sorted(set(settings.get("OPTIONS", {})) - known):
+        raise ImproperlyConfigured(
+            f"DATABASES[{alias!r}]['OPTIONS']: unknown option {', '.join(map(repr, unknown))}; known "
+            "are 'pool', 'isolation_level', and the arguments of pymysql.connect()"
+        )
+
+
+handler.register_engine("greentor.db.mysql", DatabaseWrapper)
+seams.install()

@@ -1,0 +1,135 @@
+"""The pools of a process: one for each event loop and database.
+
+Invariants
+- A pool serves the greenlets of one loop in one process. Those of a closed loop, or inherited through
+  a fork, are dropped when the next one is made; a forked child says nothing to the server.
+- ``asyncio.run`` closes the pools of its loop: an asynchronous generator is left open on purpose, which
+  the loop closes at its end.
+- A database is told by where its settings point, not by its alias alone: the test runner renames it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncGenerator, Callable
+from typing import TYPE_CHECKING, Any
+
+from django.core.exceptions import ImproperlyConfigured
+from django.db.backends.base.base import NO_DB_ALIAS
+
+from greentor.pool import Driver, Pool, PoolOptions
+
+if TYPE_CHECKING:
+    from greentor.db.wrapper import GreenWrapper
+
+Key = tuple[Any, ...]
+
+
+class DatabasePool(Pool[Any]):
+    """A pool, with the idle wrappers of its database and what was learned of the server."""
+
+    def __init__(self, name: str, driver: Driver[Any], options: PoolOptions) -> None:
+        super().__init__(name, driver, options)
+        self.pid = os.getpid()
+        self.wrappers: list[GreenWrapper] = []
+        self.memo: dict[str, Any] = {}
+
+
+class _LoopPools:
+    """The pools of one loop, and the generator that closes them at its end."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.loop = loop
+        self.pools: dict[Key, DatabasePool] = {}
+        self.at_end = _at_end_of_loop(loop)
+        try:
+            self.at_end.asend(None).send(None)
+        except StopIteration:
+            pass
+
+
+_loops: dict[int, _LoopPools] = {}
+
+
+async def _at_end_of_loop(loop: asyncio.AbstractEventLoop) -> AsyncGenerator[None, None]:
+    try:
+        yield
+    finally:
+        close_pools(loop)
+        await asyncio.sleep(0)  # let the transports close
+
+
+def find_pool(
+    loop: asyncio.AbstractEventLoop,
+    alias: str,
+    settings: dict[str, Any],
+    make_driver: Callable[[dict[str, Any]], Driver[Any]],
+) -> DatabasePool | None:
+    """Return the pool for a database on ``loop``, made at the first call; None if it is to have none."""
+    if alias == NO_DB_ALIAS or settings["OPTIONS"].get("pool") is False:
+        return None
+    key = (
+        alias,
+        settings["NAME"],
+        settings["HOST"],
+        settings["PORT"],
+        settings["USER"],
+        settings["PASSWORD"],
+    )
+    entry = _loops.get(id(loop))
+    if entry is None or entry.loop is not loop:
+        entry = _add_loop(loop)
+    pool = entry.pools.get(key)
+    if pool is None or pool.closed or pool.pid != os.getpid():
+        options = pool_options(alias, settings)
+        assert options is not None
+        pool = entry.pools[key] = DatabasePool(alias, make_driver(settings), options)
+    return pool
+
+
+def pool_options(alias: str, settings: dict[str, Any]) -> PoolOptions | None:
+    """Return the pool's options of a database; None for no pool.
+
+    Raise ImproperlyConfigured naming the option that is wrong.
+    """
+    given = settings.get("OPTIONS", {}).get("pool", {})
+    if given is False:
+        return None
+    if given is True:
+        given = {}
+    if not isinstance(given, dict):
+        raise ImproperlyConfigured(
+            f"DATABASES[{alias!r}]['OPTIONS']['pool'] must be a dict, True or False, not {given!r}"
+        )
+    try:
+        return PoolOptions.parse(given)
+    except ValueError as exc:
+        raise ImproperlyConfigured(f"DATABASES[{alias!r}]['OPTIONS']['pool']: {exc}") from None
+
+
+def current_pools(loop: asyncio.AbstractEventLoop | None = None) -> list[DatabasePool]:
+    """Return the pools of ``loop``, or of the running one."""
+    entry = _loops.get(id(loop or asyncio.get_running_loop()))
+    return list(entry.pools.values()) if entry is not None else []
+
+
+def close_pools(loop: asyncio.AbstractEventLoop | None = None) -> None:
+    """Close the pools of ``loop``, or of the running one.
+
+    Idle connections are closed at once, those lent when they come back. A later query makes new ones.
+    """
+    entry = _loops.pop(id(loop or asyncio.get_running_loop()), None)
+    if entry is not None:
+        for pool in entry.pools.values():
+            pool.close()
+
+
+def _add_loop(loop: asyncio.AbstractEventLoop) -> _LoopPools:
+    for key, entry in list(_loops.items()):
+        if entry.loop.is_closed():
+            del _loops[key]
+            for pool in entry.pools.values():
+                pool.close()
+    entry = _loops[id(loop)] = _LoopPools(loop)
+    return entry

@@ -1,0 +1,209 @@
+"""`GreenWrapper`: what greentor's engines put in front of Django's DatabaseWrapper.
+
+Invariants
+- In a greenlet a wrapper belongs to a scope. Code of another scope, or of a plain coroutine, is refused
+  by name before a byte is written; a helper of the scope waits for its turn, and the owner for it.
+- A wrapper borrows its connection from the pool at the first query and gives it back on ``close()`` and
+  at the end of the scope, however that comes about.
+- Session set-up and ``connection_created`` happen once for a connection, when it is opened, not each
+  time it is lent. A request on an open connection sends its own statements and nothing else.
+- A wrapper is kept for the next request only if it is as Django makes it.
+- Outside greenlets everything is Django's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import Any, ClassVar
+
+from django.db import DatabaseError
+from django.db.backends.base.base import BaseDatabaseWrapper
+from greenlet import getcurrent
+
+from greentor import bridge
+from greentor.db.pools import DatabasePool, find_pool
+from greentor.pool import Driver
+from greentor.scope import Scope
+
+#: what ``BaseDatabaseWrapper.connect`` assigns, and `GreenWrapper._attach` after it; a test compares
+CONNECT_ASSIGNS = (
+    "atomic_blocks",
+    "close_at",
+    "closed_in_transaction",
+    "connection",
+    "errors_occurred",
+    "health_check_done",
+    "health_check_enabled",
+    "in_atomic_block",
+    "needs_rollback",
+    "run_on_commit",
+    "savepoint_ids",
+)
+
+
+class GreenWrapper(BaseDatabaseWrapper):
+    """A DatabaseWrapper on a pooled, cooperative connection, owned by a scope."""
+
+    _known_attributes: ClassVar[dict[type, frozenset[str]]] = {}
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self._scope: Scope | None = None
+        self._pool: DatabasePool | None = None  # that the connection was borrowed from
+        self._kept = False  # lives in the handler's store, and is reused
+        super().__init__(*args, **kwargs)
+
+    @staticmethod
+    def make_driver(settings: dict[str, Any]) -> Driver[Any]:
+        """Return what the pool needs to know of this engine's connections."""
+        raise NotImplementedError
+
+    # --- the scope ----------------------------------------------------------------------------
+
+    def enter_scope(self, scope: Scope) -> None:
+        """Make the wrapper belong to ``scope``, and be released with it."""
+        if self._scope is not scope:
+            scope.add_resource(self, self._release)
+            self._scope = scope
+
+    def _release(self, force: bool) -> None:
+        """Give everything up at the end of the scope; keep the wrapper if it is as new."""
+        self._scope = None
+        clean = not self.in_atomic_block and not self._thread_sharing_count
+        pool = self._pool
+        try:
+            self._give_back(force)
+        finally:
+            self.connection = None
+        if pool is not None and clean and self._kept and not pool.closed and self._is_pristine():
+            self.queries_log.clear()
+            self.savepoint_state = 0
+            self.needs_rollback = self.closed_in_transaction = self.errors_occurred = False
+            self.run_commit_hooks_on_set_autocommit_on = False
+            self.rollback_exc = None
+            pool.wrappers.append(self)
+
+    def _is_pristine(self) -> bool:
+        cls = type(self)
+        known = self._known_attributes.get(cls)
+        if known is None:
+            cached = {name for base in cls.__mro__ for name in vars(base)}
+            known = frozenset(vars(cls(self.settings_dict, self.alias))) | cached
+            self._known_attributes[cls] = known
+        return not (
+            self.execute_wrappers or self.run_on_commit or self.force_debug_cursor
+        ) and known.issuperset(self.__dict__)
+
+    def _check_owner(self) -> None:
+        scope = self._scope
+        g = getcurrent()
+        if scope is None:
+            if self.connection is None or type(g) is not bridge.Green:
+                return
+        elif type(g) is bridge.Green and g.frame.scope is scope:
+            if g.frame.child:
+                bridge.take_turn()
+            return
+        if self._thread_sharing_count:
+            return
+        owner = f"belongs to {scope.name}" if scope is not None else "was opened outside greenlets"
+        user = g.frame.scope.name if type(g) is bridge.Green else _describe_caller()
+        raise DatabaseError(
+            f"the connection {self.alias!r} {owner} and was used by {user}: use "
+            f"django.db.connections[{self.alias!r}] there, which gives each scope its own"
+        )
+
+    def validate_thread_sharing(self) -> None:
+        self._check_owner()
+        super().validate_thread_sharing()
+
+    def validate_no_broken_transaction(self) -> None:
+        self._check_owner()
+        super().validate_no_broken_transaction()
+
+    # --- the connection -----------------------------------------------------------------------
+
+    def connect(self) -> None:
+        if not bridge.in_green():
+            super().connect()
+            return
+        g = bridge.check_alive(f"connecting to {self.alias!r}")
+        self.enter_scope(g.frame.scope)
+        self._check_owner()
+        pool = find_pool(g.loop, self.alias, self.settings_dict, self.make_driver)
+        if pool is None:
+            self._open()
+            return
+        connection, fresh = pool.acquire(self._open)
+        self._pool = pool
+        if not fresh:
+            self._attach(connection)
+
+    def _open(self) -> Any:
+        """Open a connection and set its session up, as Django does."""
+        try:
+            super().connect()
+        except BaseException:
+            connection, self.connection = self.connection, None
+            if connection is not None:
+                self.make_driver(self.settings_dict).close(connection)
+            raise
+        return self.connection
+
+    def _attach(self, connection: Any) -> None:
+        """Take over a connection whose session is set up: the state that ``connect`` leaves."""
+        settings = self.settings_dict
+        self.in_atomic_block = False
+        self.savepoint_ids = []
+        self.atomic_blocks = []
+        self.needs_rollback = False
+        self.health_check_enabled = settings["CONN_HEALTH_CHECKS"]
+        max_age = settings["CONN_MAX_AGE"]
+        self.close_at = None if max_age is None else time.monotonic() + max_age
+        self.closed_in_transaction = False
+        self.errors_occurred = False
+        self.health_check_done = True
+        self.connection = connection
+        self.autocommit = settings["AUTOCOMMIT"]
+        self.run_on_commit = []
+
+    def ensure_connection(self) -> None:
+        # A connection that was lost outside a transaction is replaced, as the next request's would be.
+        connection = self.connection
+        if (
+            connection is not None
+            and self._scope is not None
+            and not self.in_atomic_block
+            and self.autocommit
+            and not self.make_driver(self.settings_dict).is_open(connection)
+        ):
+            self.close()
+        super().ensure_connection()
+
+    def _close(self) -> None:
+        if self._scope is None:
+            super()._close()
+        else:
+            self._give_back(bridge.is_dying())
+            if not self._kept:
+                self._scope.remove_resource(self)
+                self._scope = None
+
+    def _give_back(self, force: bool) -> None:
+        """Part from the connection before it can be lent to somebody else."""
+        connection, self.connection = self.connection, None
+        pool, self._pool = self._pool, None
+        if connection is None:
+            return
+        if pool is not None:
+            pool.release(connection, force)
+        else:
+            self.make_driver(self.settings_dict).close(connection)
+
+
+def _describe_caller() -> str:
+    try:
+        task = asyncio.current_task()
+    except RuntimeError:
+        return "a thread outside greenlets"
+    return f"a coroutine outside any greenlet ({task.get_name()})" if task else "a callback"

@@ -1,0 +1,1 @@
+"""Database drivers that park the greenlet instead of blocking the event loop. No Django in here."""

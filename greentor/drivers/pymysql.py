@@ -1,0 +1,321 @@
+"""PyMySQL, cooperative: its own `Connection`, on a `greentor.stream.Stream` when opened in a greenlet.
+
+Invariants
+- Opened in a greenlet, a connection waits by parking it; opened elsewhere it is plain blocking PyMySQL,
+  and so it stays.
+- Every exception that interrupts a read or a write closes the connection.
+- What PyMySQL does from ``__del__`` never waits here: an unread result is dropped with its connection.
+- One SSL context for each configuration: PyMySQL builds one for each connection (18 ms of CPU).
+- A forked child closes its copy of the socket and says nothing to the server.
+
+The names of PyMySQL that this relies on, public and private, are listed in `PYMYSQL_NAMES`.
+"""
+
+from __future__ import annotations
+
+import os
+import ssl
+import traceback
+from typing import Any, cast
+
+import pymysql
+from pymysql import err
+from pymysql.connections import Connection as PyMySQLConnection
+from pymysql.connections import MySQLResult
+from pymysql.constants import CR, SERVER_STATUS
+from pymysql.cursors import SSCursor
+
+from greentor import bridge
+from greentor.stream import ConcurrentUseError, Stream, open_stream
+
+#: what this module uses of PyMySQL's `Connection`; a test compares them with the installed version
+PYMYSQL_NAMES = (
+    "_closed",
+    "_create_ssl_ctx",
+    "_force_close",
+    "_read_bytes",
+    "_read_query_result",
+    "_read_timeout",
+    "_result",
+    "_rfile",
+    "_secure",
+    "_sock",
+    "_write_bytes",
+    "_write_timeout",
+    "bind_address",
+    "connect_timeout",
+    "host",
+    "host_info",
+    "port",
+    "server_status",
+    "unix_socket",
+)
+
+_contexts: dict[tuple[Any, ...], SharedContext] = {}
+
+
+class SharedContext:
+    """An SSL context that several connections share, for sockets and streams alike."""
+
+    def __init__(self, context: ssl.SSLContext) -> None:
+        self.context = context
+
+    def wrap_socket(self, sock: Any, server_hostname: str | None = None) -> Any:
+        if isinstance(sock, Stream):
+            return sock.start_tls(self.context, server_hostname)
+        return self.context.wrap_socket(sock, server_hostname=server_hostname)
+
+
+class Connection(PyMySQLConnection):  # type: ignore[type-arg,misc]
+    """PyMySQL's connection; takes all that PyMySQL takes, and raises what it raises."""
+
+    _pid = -1
+    _stream: Stream | None = None
+    _logging_in = False
+
+    def connect(self, sock: Any = None) -> None:
+        """Connect, in a greenlet without blocking the loop.
+
+        ``connect_timeout`` limits each wait until the login is complete, TLS included, where PyMySQL
+        limits the TCP connect alone and could wait for ever for a server that accepts and is silent.
+        """
+        self._pid = os.getpid()
+        self._stream = None
+        if sock is not None or not bridge.in_green():
+            super().connect(sock)
+            return
+        self._closed = False
+        try:
+            self._stream = stream = open_stream(
+                self.host,
+                self.port,
+                unix_socket=self.unix_socket,
+                bind_address=self.bind_address,
+                timeout=self.connect_timeout,
+            )
+        except bridge.DeadlineExceeded:
+            raise
+        except OSError as exc:
+            raise self._connect_error(exc) from exc
+        if self.unix_socket:
+            self.host_info = "Localhost via UNIX socket"
+            self._secure = True
+        else:
+            self.host_info = f"socket {self.host}:{self.port}"
+        self._logging_in = True
+        try:
+            super().connect(stream)
+        except err.OperationalError as exc:
+            if isinstance(cause := getattr(exc, "original_exception", None), bridge.DeadlineExceeded):
+                raise cause from None
+            raise
+        finally:
+            self._logging_in = False
+
+    def _connect_error(self, exc: OSError) -> err.OperationalError:
+        error = err.OperationalError(
+            CR.CR_CONN_HOST_ERROR, f"Can't connect to MySQL server on {self.host!r} ({exc})"
+        )
+        error.original_exception = exc  # type: ignore[attr-defined]
+        error.traceback = traceback.format_exc()  # type: ignore[attr-defined]
+        return error
+
+    def _create_ssl_ctx(self, sslp: Any) -> Any:
+        if isinstance(sslp, ssl.SSLContext):
+            return SharedContext(sslp)
+        key = tuple(sorted((name, _identity(name, value)) for name, value in sslp.items()))
+        context = _contexts.get(key)
+        if context is None:
+            made = super()._create_ssl_ctx(sslp)
+            context = _contexts[key] = SharedContext(made)
+        return context
+
+    # --- bytes --------------------------------------------------------------------------------
+
+    def _read_bytes(self, num_bytes: int) -> bytes:
+        stream = self._stream
+        if stream is None:
+            return cast(bytes, super()._read_bytes(num_bytes))
+        stream.settimeout(self._limit(self._read_timeout))
+        try:
+            data = stream.read(num_bytes)
+        except BaseException as exc:
+            self._interrupted(exc, CR.CR_SERVER_LOST, "Lost connection to MySQL server during query")
+            raise
+        if len(data) < num_bytes:
+            self._force_close()
+            raise err.OperationalError(
+                CR.CR_SERVER_LOST, "Lost connection to MySQL server during query"
+            )
+        return data
+
+    def _write_bytes(self, data: bytes) -> None:
+        stream = self._stream
+        try:
+            if stream is None:
+                super()._write_bytes(data)
+            else:
+                stream.settimeout(self._limit(self._write_timeout))
+                stream.sendall(data)
+        except BaseException as exc:
+            self._interrupted(exc, CR.CR_SERVER_GONE_ERROR, "MySQL server has gone away")
+            raise
+
+    def _limit(self, timeout: float | None) -> float | None:
+        if not self._logging_in:
+            return timeout
+        return min(timeout or self.connect_timeout, self.connect_timeout)
+
+    def _interrupted(self, exc: BaseException, code: int, message: str) -> None:
+        """Close the connection, unless nothing was done yet; raise what PyMySQL would."""
+        if isinstance(exc, ConcurrentUseError | bridge.NotGreen):
+            return
+        self._force_close()
+        if isinstance(exc, OSError) and not isinstance(exc, bridge.DeadlineExceeded):
+            raise err.OperationalError(code, f"{message} ({exc})") from exc
+
+    def _read_query_result(self, unbuffered: bool = False) -> int:
+        self._result = None
+        result = _Result(self)
+        if unbuffered:
+            result.init_unbuffered_query()
+        else:
+            result.read()
+        self._result = result
+        if result.server_status is not None:
+            self.server_status = result.server_status
+        return cast(int, result.affected_rows)
+
+    # --- the end of a connection --------------------------------------------------------------
+
+    def close(self) -> None:
+        """Send QUIT and close. Outside a greenlet, and after a fork, just close."""
+        if self._closed:
+            raise err.Error("Already closed")
+        stream = self._stream
+        if self._pid != os.getpid():
+            self._closed = True
+            self._force_close()
+        elif stream is None:
+            super().close()
+        else:
+            self._closed = True
+            if stream.alive and stream.quiet and stream.local:
+                stream.send_last(b"\x01\x00\x00\x00\x01")  # COM_QUIT
+            self._force_close()
+
+    def _force_close(self) -> None:
+        if self._pid != os.getpid() and self._stream is not None:
+            self._sock = self._rfile = None
+            return
+        super()._force_close()
+
+    def __del__(self) -> None:
+        # Not a plain ``_force_close``: a parked peer, another thread or no loop must not matter.
+        if self._sock is not None:
+            self._force_close()
+
+    def cursor(self, cursor: Any = None) -> Any:
+        """Create a cursor; of an unbuffered one that is collected unread the connection is closed."""
+        cls = cursor or self.cursorclass
+        if self._stream is not None and isinstance(cls, type) and issubclass(cls, SSCursor):
+            cls = _abandoning(cls)
+        return super().cursor(cls)
+
+    # --- what a pool asks ---------------------------------------------------------------------
+
+    @property
+    def alive(self) -> bool:
+        """Whether the connection is usable, as far as can be told without asking the server."""
+        if self._sock is None or self._pid != os.getpid():
+            return False
+        return self._stream is None or self._stream.alive
+
+    @property
+    def in_transaction(self) -> bool:
+        return bool(self.server_status & SERVER_STATUS.SERVER_STATUS_IN_TRANS)
+
+    @property
+    def quiet(self) -> bool:
+        """Whether no result is half read and nobody waits for one."""
+        result = self._result
+        return (result is None or not (result.unbuffered_active or result.has_next)) and (
+            self._stream is None or self._stream.quiet
+        )
+
+
+class _Result(MySQLResult):  # type: ignore[misc]
+    """A result that, collected while rows are still to come, gives up its connection."""
+
+    def __del__(self) -> None:
+        if self.unbuffered_active:
+            _abandon(self)
+
+
+def connect(**kwargs: Any) -> Connection:
+    """Open a connection; the arguments are those of ``pymysql.connect``."""
+    return Connection(**kwargs)
+
+
+def _identity(name: str, value: Any) -> Any:
+    """Let a certificate that is replaced on disk make a new context."""
+    if name in ("ca", "cert", "key", "capath") and isinstance(value, str | os.PathLike):
+        try:
+            stat = os.stat(value)
+        except OSError:
+            return (str(value),)
+        return (str(value), stat.st_mtime_ns, stat.st_size)
+    return repr(value)
+
+
+_abandoning_classes: dict[type, type] = {}
+
+
+def _abandoning(cls: type) -> type:
+    """Return a subclass of an SSCursor class whose ``__del__`` closes instead of reading on."""
+    found = _abandoning_classes.get(cls)
+    if found is None:
+        found = type(cls.__name__, (cls,), {"__del__": _abandon, "__module__": cls.__module__})
+        _abandoning_classes[cls] = found
+    return found
+
+
+def _abandon(owner: Any) -> None:
+    """Close, without waiting, the connection of a collected cursor or result that was not read."""
+    connection = owner.connection
+    result = getattr(owner, "_result", owner)
+    if connection is None or result is None or not result.unbuffered_active:
+        return
+    stream = connection._stream
+    if stream is None:
+        result._finish_unbuffered_query()  # a blocking connection: as PyMySQL does
+    else:
+        result.unbuffered_active = False
+        connection._force_close()
+
+
+# The rest of the DB-API module, so that this one can stand in for PyMySQL.
+apilevel = pymysql.apilevel
+threadsafety = pymysql.threadsafety
+paramstyle = pymysql.paramstyle
+Warning = pymysql.Warning  # noqa: A001
+Error = pymysql.Error
+InterfaceError = pymysql.InterfaceError
+DatabaseError = pymysql.DatabaseError
+DataError = pymysql.DataError
+OperationalError = pymysql.OperationalError
+IntegrityError = pymysql.IntegrityError
+InternalError = pymysql.InternalError
+ProgrammingError = pymysql.ProgrammingError
+NotSupportedError = pymysql.NotSupportedError
+
+__all__ = [
+    "PYMYSQL_NAMES",
+    "ConcurrentUseError",
+    "Connection",
+    "SharedContext",
+    "apilevel",
+    "connect",
+    "paramstyle",
+    "threadsafety",
+]

@@ -1,0 +1,112 @@
+"""`local`: attributes bound to the running greenlet, as those of ``threading.local`` are to a thread.
+
+Invariants
+- In one of our greenlets the attributes belong to its scope: helper greenlets of the scope, and tasks
+  that inherited it, see the same ones. They are freed when the scope ends.
+- In a plain thread, and in greenlets of other libraries, they belong to the thread.
+- Each instance has attributes of its own. A subclass's ``__init__`` runs again, with the same
+  arguments, on the first access in each scope or thread, as with ``threading.local``.
+"""
+
+from __future__ import annotations
+
+import itertools
+import threading
+import weakref
+from typing import Any
+
+from greentor.bridge import current_scope
+from greentor.scope import Scope
+
+_keys = itertools.count()
+_MISSING = object()
+
+
+class _State:
+    """What an instance of `local` keeps for itself."""
+
+    __slots__ = ("args", "key", "kwargs", "scopes", "thread")
+
+    def __init__(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        self.args = args
+        self.kwargs = kwargs
+        self.key = next(_keys)
+        self.thread = threading.local()
+        self.scopes: weakref.WeakSet[Scope] = weakref.WeakSet()
+
+    def __del__(self) -> None:
+        for scope in self.scopes:
+            scope.locals.pop(self.key, None)
+
+    def namespace(self, owner: local) -> dict[str, Any]:
+        scope = current_scope()
+        if scope is None:
+            space: dict[str, Any] | None = getattr(self.thread, "space", None)
+            if space is None:
+                space = self.thread.space = {}
+                type(owner).__init__(owner, *self.args, **self.kwargs)
+        else:
+            space = scope.locals.get(self.key)
+            if space is None:
+                space = scope.locals[self.key] = {}
+                self.scopes.add(scope)
+                type(owner).__init__(owner, *self.args, **self.kwargs)
+        return space
+
+
+class local:  # noqa: N801, named as threading.local is
+    """Attributes bound to the running greenlet's scope, or else to the thread."""
+
+    __slots__ = ("__weakref__", "_local__state")
+
+    _local__state: _State
+
+    def __new__(cls, /, *args: Any, **kwargs: Any) -> local:
+        if (args or kwargs) and cls.__init__ is object.__init__:
+            raise TypeError("Initialization arguments are not supported")
+        self = object.__new__(cls)
+        state = _State(args, kwargs)
+        object.__setattr__(self, "_local__state", state)
+        # The caller of the class runs __init__ for the creating scope.
+        scope = current_scope()
+        if scope is None:
+            state.thread.space = {}
+        else:
+            scope.locals[state.key] = {}
+            state.scopes.add(scope)
+        return self
+
+    def __getattribute__(self, name: str) -> Any:
+        space = object.__getattribute__(self, "_local__state").namespace(self)
+        if name == "__dict__":
+            return space
+        value = space.get(name, _MISSING)
+        if value is _MISSING or _is_data_descriptor(type(self), name):
+            return object.__getattribute__(self, name)
+        return value
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name == "__dict__":
+            raise AttributeError(f"{type(self).__name__!r} object attribute '__dict__' is read-only")
+        if _is_data_descriptor(type(self), name):
+            object.__setattr__(self, name, value)
+        else:
+            object.__getattribute__(self, "_local__state").namespace(self)[name] = value
+
+    def __delattr__(self, name: str) -> None:
+        if _is_data_descriptor(type(self), name):
+            object.__delattr__(self, name)
+            return
+        space = object.__getattribute__(self, "_local__state").namespace(self)
+        if name not in space:
+            raise AttributeError(name)
+        del space[name]
+
+
+def _is_data_descriptor(cls: type, name: str) -> bool:
+    if cls is local:
+        return False
+    for base in cls.__mro__:
+        if name in base.__dict__:
+            return hasattr(type(base.__dict__[name]), "__set__")
+    return False

@@ -1,0 +1,300 @@
+"""A bounded, fair pool of connections for the greenlets of one event loop.
+
+The pool is a state machine over three collections: idle connections, the number in use, the queue of
+those who wait. It knows connections only through a `Driver`, and does no I/O but what that does.
+
+Invariants
+- ``idle + in use <= pool_size + max_overflow`` at every moment. A slot is reserved *before* a connection
+  is opened, so that opening, which waits, cannot overshoot.
+- First come, first served: a newcomer queues behind those who wait, whatever is free. Idle connections
+  are lent last in, first out.
+- A hand-off must be accepted. What reaches a waiter that was cancelled in the same iteration of the
+  loop is given back by the waiter itself.
+- A connection comes back clean (open, no transaction, nothing unread, same loop and process) or not at
+  all: then its slot is free again, and passed on.
+- `acquire` waits, in a greenlet. Whatever is called with ``force`` true does not.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import time
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+from typing import Any, Generic, Protocol, TypeVar
+
+from greentor import bridge
+
+C = TypeVar("C")
+
+logger = logging.getLogger("greentor.pool")
+
+
+class PoolTimeout(TimeoutError):
+    """No connection became free within ``pool_timeout``."""
+
+
+class PoolClosed(RuntimeError):
+    """The pool was closed; it lends nothing any more."""
+
+
+class Driver(Protocol[C]):
+    """What a pool needs to know of a kind of connection. Only `reset` may wait."""
+
+    def is_open(self, connection: C) -> bool:
+        """Tell, without I/O, whether the connection can be used."""
+
+    def is_clean(self, connection: C) -> bool:
+        """Tell, without I/O, whether it carries nothing over: transaction, unread result or bytes."""
+
+    def reset(self, connection: C) -> None:
+        """Make it clean, by a rollback. It is discarded if this raises or does not help."""
+
+    def close(self, connection: C) -> None:
+        """Close it without waiting for anybody."""
+
+
+@dataclass(frozen=True)
+class PoolOptions:
+    """The options of a pool, as they stand in ``OPTIONS["pool"]``."""
+
+    #: connections that are kept open when idle
+    pool_size: int = 10
+    #: further connections that may be opened under load, and are closed when given back
+    max_overflow: int = 10
+    #: seconds to wait for a connection before `PoolTimeout`
+    pool_timeout: float = 30
+    #: seconds after which a connection is replaced; -1 for never
+    pool_recycle: float = 3600
+    #: log every checkout and check-in
+    echo: bool = False
+
+    @classmethod
+    def parse(cls, options: Mapping[str, Any]) -> PoolOptions:
+        """Check and convert a mapping; raise ValueError naming the option that is wrong."""
+        known = {field.name for field in fields(cls)}
+        if unknown := sorted(set(options) - known):
+            raise ValueError(
+                f"unknown pool option {', '.join(map(repr, unknown))}; "
+                f"known are {', '.join(sorted(known))}"
+            )
+        for name, value in options.items():
+            number = int if name in ("pool_size", "max_overflow") else (int, float)
+            if name == "echo":
+                if not isinstance(value, bool):
+                    raise ValueError(f"pool option 'echo' must be True or False, not {value!r}")
+            elif isinstance(value, bool) or not isinstance(value, number):
+                raise ValueError(f"pool option {name!r} must be a number, not {value!r}")
+        result = cls(**options)
+        if result.pool_size < 0 or result.max_overflow < 0 or result.limit < 1:
+            raise ValueError(
+                "pool_size and max_overflow must not be negative, nor both 0: "
+                f"got {result.pool_size} and {result.max_overflow}"
+            )
+        if result.pool_timeout < 0:
+            raise ValueError(f"pool_timeout must not be negative: got {result.pool_timeout}")
+        return result
+
+    @property
+    def limit(self) -> int:
+        """The most connections that may be open at once."""
+        return self.pool_size + self.max_overflow
+
+
+#: what a waiter gets: a connection, or None for the right to open one
+_Waiter = asyncio.Future["tuple[C] | None"]
+
+
+class Pool(Generic[C]):
+    """Lend the connections of one event loop, at most ``options.limit`` at once."""
+
+    def __init__(self, name: str, driver: Driver[C], options: PoolOptions) -> None:
+        self.name = name
+        self.options = options
+        self.closed = False
+        self._driver = driver
+        self._idle: list[C] = []
+        self._opened: dict[int, float] = {}  # by id of the connection: when it was opened
+        self._in_use = 0
+        self._waiters: deque[_Waiter[C]] = deque()
+        self._pid = os.getpid()
+
+    def __repr__(self) -> str:
+        return (
+            f"<Pool {self.name!r}: {self._in_use} of {self.options.limit} in use, "
+            f"{len(self._idle)} idle, {self.waiting} waiting>"
+        )
+
+    @property
+    def in_use(self) -> int:
+        """Connections lent, or being opened."""
+        return self._in_use
+
+    @property
+    def idle(self) -> int:
+        return len(self._idle)
+
+    @property
+    def waiting(self) -> int:
+        return sum(not waiter.done() for waiter in self._waiters)
+
+    # --- lending ------------------------------------------------------------------------------
+
+    def acquire(self, open_: Callable[[], C]) -> tuple[C, bool]:
+        """Return a connection and whether ``open_`` was called for it just now.
+
+        Wait in the queue if none is free; raise `PoolTimeout` after ``pool_timeout`` seconds,
+        `PoolClosed` once the pool is closed, and whatever ``open_`` raises.
+        """
+        green = bridge.check_alive(f"a connection from the pool {self.name!r}")
+        self._check_usable()
+        if not self._waiters and self._in_use + len(self._idle) < self.options.limit:
+            lent = self._take_idle()
+        elif not self._waiters and self._idle:
+            lent = self._take_idle()
+        else:
+            lent = self._queue(green.loop)
+        if lent is not None:
+            connection = lent[0]
+        else:
+            try:
+                connection = open_()
+            except BaseException:
+                self._free_slot()
+                raise
+            self._opened[id(connection)] = time.monotonic()
+        if self.options.echo:
+            logger.info("%r: lent %r", self, connection)
+        return connection, lent is None
+
+    def release(self, connection: C, force: bool = False) -> None:
+        """Take a connection back: lend it on if it is, or can be made, clean, else discard it.
+
+        Roll back, and so wait, unless ``force``. An interruption of that discards the connection and
+        is raised.
+        """
+        if self._pid != os.getpid():
+            self._driver.close(connection)
+            return
+        driver = self._driver
+        try:
+            if not (self.closed or force) and driver.is_open(connection):
+                if not driver.is_clean(connection):
+                    driver.reset(connection)
+                if driver.is_clean(connection) and not self._is_old(connection):
+                    self._give(connection)
+                    return
+        except Exception as exc:
+            logger.warning("%r: discarded a connection that failed its reset: %s", self, exc)
+        except BaseException:
+            self._discard(connection)
+            raise
+        self._discard(connection)
+
+    def close(self) -> None:
+        """Close the idle connections and lend no more; those lent are closed when they come back."""
+        self.closed = True
+        while self._idle:
+            self._close(self._idle.pop())
+        while self._waiters:
+            waiter = self._waiters.popleft()
+            if not waiter.done():
+                waiter.set_exception(self._closed_error())
+
+    # --- the state machine --------------------------------------------------------------------
+
+    def _take_idle(self) -> tuple[C] | None:
+        """Reserve a slot: with the idle connection used last, or None to open one."""
+        self._in_use += 1
+        while self._idle:
+            connection = self._idle.pop()
+            if self._driver.is_open(connection) and not self._is_old(connection):
+                return (connection,)
+            self._close(connection)
+        return None
+
+    def _queue(self, loop: asyncio.AbstractEventLoop) -> tuple[C] | None:
+        waiter: _Waiter[C] = loop.create_future()
+        self._waiters.append(waiter)
+        timer = loop.call_later(self.options.pool_timeout, self._expire, waiter)
+        try:
+            return bridge.wait(waiter, "a connection")
+        except BaseException:
+            if waiter.done() and not waiter.cancelled() and waiter.exception() is None:
+                # Interrupted after the hand-off: it is ours to give back.
+                lent = waiter.result()
+                if lent is None:
+                    self._free_slot()
+                else:
+                    self._give(lent[0])
+            raise
+        finally:
+            timer.cancel()
+            if waiter in self._waiters:
+                self._waiters.remove(waiter)
+
+    def _expire(self, waiter: _Waiter[C]) -> None:
+        if not waiter.done():
+            waiting = self.waiting
+            self._waiters.remove(waiter)
+            waiter.set_exception(
+                PoolTimeout(
+                    f"no connection after {self.options.pool_timeout:.1f} s from the pool "
+                    f"{self.name!r}: {self._in_use} of {self.options.limit} in use, {waiting} waiting; "
+                    "raise pool_size or max_overflow, or release connections sooner"
+                )
+            )
+
+    def _give(self, connection: C) -> None:
+        """Hand a clean connection, and its slot, to the next in the queue, or keep it idle."""
+        if self.closed:
+            self._discard(connection)
+            return
+        if waiter := self._next_waiter():
+            waiter.set_result((connection,))
+            return
+        if len(self._idle) + self._in_use > self.options.pool_size:
+            self._discard(connection)
+            return
+        self._in_use -= 1
+        self._idle.append(connection)
+        if self.options.echo:
+            logger.info("%r: took back %r", self, connection)
+
+    def _discard(self, connection: C) -> None:
+        self._close(connection)
+        self._free_slot()
+
+    def _free_slot(self) -> None:
+        """Give the right to open a connection to the next in the queue."""
+        if not self.closed and (waiter := self._next_waiter()):
+            waiter.set_result(None)
+        else:
+            self._in_use -= 1
+
+    def _next_waiter(self) -> _Waiter[C] | None:
+        while self._waiters:
+            waiter = self._waiters.popleft()
+            if not waiter.done():
+                return waiter
+        return None
+
+    def _close(self, connection: C) -> None:
+        self._opened.pop(id(connection), None)
+        if self.options.echo:
+            logger.info("%r: closed %r", self, connection)
+        self._driver.close(connection)
+
+    def _is_old(self, connection: C) -> bool:
+        recycle = self.options.pool_recycle
+        return 0 <= recycle < time.monotonic() - self._opened[id(connection)]
+
+    def _check_usable(self) -> None:
+        if self.closed:
+            raise self._closed_error()
+
+    def _closed_error(self) -> PoolClosed:
+        return PoolClosed(f"the pool {self.name!r} is closed")

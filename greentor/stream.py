@@ -1,0 +1,331 @@
+"""`Stream`: what a blocking driver takes for its socket, on an asyncio transport.
+
+Invariants
+- Registered with the loop once, for the life of the connection: TLS, unix sockets and uvloop come from
+  the loop, and a connection that the server drops is noticed while it is idle.
+- One greenlet at a time. A second one is refused by name before a byte is written or taken.
+- Whatever interrupts a read or a write (timeout, cancel, kill) closes the connection: no half packet is
+  sent on, and no answer reaches the next question.
+- `sendall` returns when the last byte has gone to the kernel. At most about `READ_LIMIT` bytes are read
+  ahead of whoever consumes them.
+- Outside a greenlet nothing ever waits; from garbage collection, other threads and forked children it
+  only closes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import ssl
+from threading import get_ident
+from typing import Any, cast
+
+from greenlet import getcurrent
+
+from greentor import bridge
+
+#: stop reading from the peer above this many unconsumed bytes
+READ_LIMIT = 256 * 1024
+
+
+class ConcurrentUseError(RuntimeError):
+    """A second greenlet used a connection on which another one is waiting for its answer."""
+
+
+def open_stream(
+    host: str,
+    port: int,
+    *,
+    unix_socket: str | None = None,
+    bind_address: str | None = None,
+    timeout: float | None = None,
+) -> Stream:
+    """Connect from a greenlet, by unix socket or else by TCP, within ``timeout`` seconds.
+
+    Raise OSError (TimeoutError included) if that fails.
+    """
+    loop = bridge.check_alive("connecting").loop
+    stream = Stream(loop)
+    local_addr = (bind_address, 0) if bind_address is not None else None
+
+    async def connect() -> None:
+        async with asyncio.timeout(timeout):
+            if unix_socket:
+                await loop.create_unix_connection(lambda: stream, unix_socket)
+            else:
+                await loop.create_connection(lambda: stream, host, port, local_addr=local_addr)
+
+    try:
+        bridge.step_detached(connect())
+    except TimeoutError as exc:
+        stream.abort()
+        if isinstance(exc, bridge.DeadlineExceeded):
+            raise
+        raise TimeoutError("timed out") from exc
+    except BaseException:
+        stream.abort()
+        raise
+    if not unix_socket:
+        stream.set_option(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        stream.set_option(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return stream
+
+
+class Stream(asyncio.Protocol):
+    """A connected stream that parks the calling greenlet instead of blocking the loop."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._thread = get_ident()
+        self._pid = os.getpid()
+        self._transport: asyncio.Transport | None = None
+        self._buffer = bytearray()
+        self._need = 0  # bytes that the reader waits for; 0 while it waits for the write buffer
+        self._waiter: asyncio.Future[None] | None = None
+        self._user: Any = None  # the greenlet that waits
+        self._timeout: float | None = None
+        self._error: BaseException | None = None
+        self._eof = False
+        self._reading = True
+        self._write_paused = False
+        self._mid_write = False
+
+    # --- what a driver expects of a socket and of its file ------------------------------------
+
+    def settimeout(self, seconds: float | None) -> None:
+        """Limit each read and each write that follows; None for no limit."""
+        self._timeout = seconds
+
+    def makefile(self, mode: str) -> StreamReader:
+        """Return a reader; closing it leaves the stream open."""
+        return StreamReader(self)
+
+    def read(self, size: int) -> bytes:
+        """Return ``size`` bytes, fewer only if the peer closed; raise OSError if it was lost."""
+        buffer = self._buffer
+        if self._waiter is not None:
+            self._check_free("reading")
+        if len(buffer) < size and not self._eof:
+            self._wait(size, "reading")
+        data = bytes(buffer[:size])
+        del buffer[:size]
+        if not self._reading and len(buffer) < READ_LIMIT and self._transport is not None:
+            self._reading = True
+            self._transport.resume_reading()
+        return data
+
+    def sendall(self, data: bytes) -> None:
+        """Send all of ``data``; return when the kernel has taken the last byte."""
+        green = bridge.check_alive("writing")
+        self._check_free("writing")
+        if green.loop is not self._loop:
+            raise ConcurrentUseError("the connection was opened on another event loop")
+        if self._error is not None:
+            raise self._error
+        transport = self._transport
+        if transport is None or transport.is_closing() or self._eof:
+            raise ConnectionResetError("the server has closed the connection")
+        self._mid_write = True
+        try:
+            transport.write(data)
+            if self._write_paused:
+                self._wait(0, "writing")
+        except BaseException:
+            self.abort()
+            raise
+        self._mid_write = False
+
+    def start_tls(self, context: ssl.SSLContext, server_hostname: str | None) -> Stream:
+        """Encrypt from here on; return the stream itself. Raise OSError if the handshake fails."""
+        self._check_free("the TLS handshake")
+        transport = self._transport
+        if transport is None:
+            raise ConnectionResetError("the server has closed the connection")
+        if self._buffer:
+            # Somebody on the way could slip plain text in front of the encrypted.
+            self.abort()
+            raise ConnectionAbortedError("data received before the TLS handshake")
+        timeout = self._timeout
+
+        async def handshake() -> asyncio.Transport | None:
+            async with asyncio.timeout(timeout):
+                return await self._loop.start_tls(
+                    transport, self, context, server_hostname=server_hostname
+                )
+
+        try:
+            self._transport = cast(asyncio.Transport, bridge.step_detached(handshake()))
+            self._transport.set_write_buffer_limits(high=0)
+        except BaseException as exc:
+            self.abort()
+            if isinstance(exc, TimeoutError) and not isinstance(exc, bridge.DeadlineExceeded):
+                raise TimeoutError("timed out") from exc
+            raise
+        return self
+
+    def send_last(self, data: bytes) -> None:
+        """Write a farewell without waiting for anybody; the next call is `close`."""
+        if self._transport is not None:
+            self._transport.write(data)
+
+    def close(self) -> None:
+        """Close without waiting: what was written is still sent, unless a write was interrupted."""
+        self._shut(graceful=not self._mid_write and self._waiter is None)
+
+    def abort(self) -> None:
+        """Drop the connection at once, whoever calls and from wherever."""
+        self._shut(graceful=False)
+
+    # --- what a pool asks ---------------------------------------------------------------------
+
+    @property
+    def alive(self) -> bool:
+        """Whether the connection is still usable, as far as the loop has seen."""
+        transport = self._transport
+        return (
+            transport is not None
+            and not self._eof
+            and self._error is None
+            and not transport.is_closing()
+            and not self._loop.is_closed()
+        )
+
+    @property
+    def quiet(self) -> bool:
+        """Whether nobody waits on the stream and nothing unread lies in it."""
+        return self._waiter is None and not self._buffer and not self._mid_write
+
+    @property
+    def local(self) -> bool:
+        """Whether the caller runs in the thread and the process that opened the stream."""
+        return get_ident() == self._thread and os.getpid() == self._pid
+
+    def set_option(self, level: int, option: int, value: int) -> None:
+        assert self._transport is not None
+        self._transport.get_extra_info("socket").setsockopt(level, option, value)
+
+    # --- what the loop calls ------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)
+        # pause_writing() as soon as a byte is left over: see sendall
+        self._transport.set_write_buffer_limits(high=0)
+
+    def data_received(self, data: bytes) -> None:
+        buffer = self._buffer
+        buffer += data
+        need = self._need
+        if need and len(buffer) >= need:
+            self._wake()
+        if len(buffer) > READ_LIMIT and len(buffer) >= need and self._transport is not None:
+            self._reading = False
+            self._transport.pause_reading()
+
+    def eof_received(self) -> bool:
+        self._eof = True
+        self._wake()
+        return False
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._eof = True
+        self._error = self._error or exc
+        self._transport = None
+        self._wake()
+
+    def pause_writing(self) -> None:
+        self._write_paused = True
+
+    def resume_writing(self) -> None:
+        self._write_paused = False
+        if not self._need:
+            self._wake()
+
+    # --- waiting ------------------------------------------------------------------------------
+
+    def _wait(self, need: int, doing: str) -> None:
+        """Park until ``need`` bytes are there, or (0) until the write buffer is empty."""
+        self._check_free(doing)
+        if self._error is not None:
+            raise self._error
+        waiter = self._loop.create_future()
+        timer = None
+        if self._timeout is not None:
+            timer = self._loop.call_later(self._timeout, self._expire, waiter)
+        self._need = need
+        self._waiter = waiter
+        self._user = getcurrent()
+        try:
+            bridge.wait(waiter, doing)
+        except BaseException:
+            self.abort()
+            raise
+        finally:
+            self._waiter = self._user = None
+            self._need = 0
+            if timer is not None:
+                timer.cancel()
+        if self._error is not None:
+            raise self._error
+
+    def _check_free(self, doing: str) -> None:
+        if self._waiter is not None:
+            raise ConcurrentUseError(
+                f"{doing} refused to {_describe(getcurrent())}: {_describe(self._user)} is waiting "
+                "on this connection; give each greenlet a connection of its own"
+            )
+
+    def _wake(self) -> None:
+        waiter = self._waiter
+        if waiter is not None and not waiter.done():
+            waiter.set_result(None)
+
+    def _expire(self, waiter: asyncio.Future[None]) -> None:
+        if not waiter.done():
+            waiter.set_exception(TimeoutError("timed out"))
+
+    # --- closing ------------------------------------------------------------------------------
+
+    def _shut(self, graceful: bool) -> None:
+        transport = self._transport
+        if transport is None or os.getpid() != self._pid:
+            return  # never opened, closed, or a parent process's
+        if self._loop.is_closed():
+            # The transport is past using; end the connection below it.
+            self._transport = None
+            sock = transport.get_extra_info("socket")
+            if sock is not None:
+                try:
+                    sock.shutdown(socket.SHUT_RDWR)
+                except (OSError, TypeError):
+                    pass
+        elif get_ident() != self._thread:
+            try:
+                self._loop.call_soon_threadsafe(self._shut, graceful)
+            except RuntimeError:  # closed meanwhile
+                self._shut(False)
+        elif graceful:
+            transport.close()
+        else:
+            self._eof = True
+            transport.abort()
+
+
+class StreamReader:
+    """The file that `Stream.makefile` returns: buffered by the stream, not by itself."""
+
+    __slots__ = ("_stream", "read")
+
+    def __init__(self, stream: Stream) -> None:
+        self._stream = stream
+        self.read = stream.read
+
+    def close(self) -> None:
+        """Do nothing: the stream is closed by itself."""
+
+
+def _describe(g: Any) -> str:
+    task = getattr(g, "task", None)
+    if task is None:
+        return "code outside any greenlet of ours"
+    return f"the greenlet of {task.get_name()} ({g.frame.scope.name})"

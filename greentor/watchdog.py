@@ -1,0 +1,71 @@
+"""The watchdog: names the code that holds the event loop for too long.
+
+A thread asks the loop for a sign of life; when none comes within the limit, it logs the stack of the
+loop's thread, once for each time that it is held. It costs one callback in each `INTERVAL`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sys
+import threading
+import traceback
+import weakref
+from collections.abc import Callable
+
+logger = logging.getLogger("greentor.watchdog")
+
+#: seconds between two questions to an idle loop
+INTERVAL = 0.1
+
+
+class Watchdog(threading.Thread):
+    """Watch one event loop from its own thread until the loop is closed."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, limit: float) -> None:
+        super().__init__(name="greentor-watchdog", daemon=True)
+        self._loop = weakref.ref(loop)
+        self._limit = limit
+        self._watched = threading.get_ident()
+        self._alive = threading.Event()
+
+    def run(self) -> None:
+        while self._ask():
+            if not self._alive.wait(self._limit):
+                self._report()
+                self._alive.wait(60)
+            threading.Event().wait(INTERVAL)
+
+    def _ask(self) -> bool:
+        loop = self._loop()
+        if loop is None or loop.is_closed():
+            return False
+        self._alive.clear()
+        try:
+            loop.call_soon_threadsafe(self._alive.set)
+        except RuntimeError:
+            return False
+        return True
+
+    def _report(self) -> None:
+        frame = sys._current_frames().get(self._watched)
+        loop = self._loop()
+        if frame is None or loop is None or not loop.is_running():
+            return  # the loop is not held up, it is not running
+        stack = "".join(traceback.format_stack(frame))
+        logger.warning(
+            "the event loop has been held for more than %.0f ms by\n%s", self._limit * 1000, stack
+        )
+
+
+def scope_hook(milliseconds: float) -> Callable[[asyncio.AbstractEventLoop], None]:
+    """Return a hook for `greentor.bridge.scope_hooks` that watches every loop from its first scope on."""
+    watched: weakref.WeakSet[asyncio.AbstractEventLoop] = weakref.WeakSet()
+
+    def watch(loop: asyncio.AbstractEventLoop) -> None:
+        if loop not in watched:
+            watched.add(loop)
+            Watchdog(loop, milliseconds / 1000).start()
+
+    return watch

@@ -1,0 +1,183 @@
+"""`BaseRequestHandler`: a Tornado request that runs as a whole in one greenlet.
+
+Invariants
+- ``_execute`` runs in one greenlet with a scope of its own: ``prepare``, the verb, ``write_error``,
+  templates. Its connections are released when the greenlet ends, whatever ended it, not in
+  ``on_finish``, which Tornado calls before the handler's method has returned.
+- Django's ``request_started`` and ``request_finished`` are sent in that greenlet.
+- Whatever ends a request, its client gets an answer, or a closed connection if half of one was sent.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import inspect
+import logging
+from collections.abc import Awaitable, Callable, Generator
+from typing import Any
+
+from django.core.exceptions import BadRequest, PermissionDenied, SuspiciousOperation
+from django.core.signals import request_finished, request_started
+from django.http import Http404
+from greenlet import GreenletExit
+from tornado import gen
+from tornado.web import HTTPError, RequestHandler
+
+from greentor import bridge
+from greentor.pool import PoolTimeout
+
+logger = logging.getLogger("greentor.web")
+
+#: the status that an exception becomes
+STATUS: dict[type[Exception], int] = {
+    Http404: 404,
+    PermissionDenied: 403,
+    BadRequest: 400,
+    SuspiciousOperation: 400,
+    PoolTimeout: 503,
+}
+
+#: seconds after which a client that was refused a connection should try again
+RETRY_AFTER = 1
+
+_running: set[BaseRequestHandler] = set()
+_idle: list[asyncio.Future[None]] = []
+
+
+class BaseRequestHandler(RequestHandler):
+    """A RequestHandler whose methods, sync or async, may use the Django ORM as they stand.
+
+    The ORM works in everything from ``prepare`` on. It does not in ``initialize`` and ``__init__``, which
+    Tornado calls before the request has a greenlet. Django's Http404, PermissionDenied and BadRequest
+    become 404, 403 and 400; an empty pool becomes 503 with ``Retry-After``.
+    """
+
+    _retry_after: int | None = None
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        for name in ("prepare", *(method.lower() for method in cls.SUPPORTED_METHODS)):
+            method = getattr(cls, name, None)
+            if getattr(method, "__tornado_coroutine__", False):
+                generator = getattr(method, "__wrapped__", None)
+                if inspect.isgeneratorfunction(generator):
+                    setattr(cls, name, _stepped(generator))
+
+    async def _execute(self, transforms: list[Any], *args: bytes, **kwargs: bytes) -> None:
+        self._transforms = transforms
+        _running.add(self)
+        try:
+            name = f"{self.request.method} {self.request.path}"
+            await bridge.run_in_scope(name, self._execute_green, args, kwargs)
+        finally:
+            _running.discard(self)
+            if not _running:
+                _wake_drains()
+
+    def _execute_green(self, args: tuple[bytes, ...], kwargs: dict[str, bytes]) -> None:
+        transforms = self._transforms or []
+        try:
+            try:
+                request_started.send(sender=type(self))
+            except Exception as exc:
+                self._handle_request_exception(exc)
+                return
+            bridge.await_(super()._execute(transforms, *args, **kwargs))
+        except (GreenletExit, asyncio.CancelledError):
+            self._answer_killed()
+            raise
+        finally:
+            if self._prepared_future is not None and not self._prepared_future.done():
+                self._prepared_future.set_result(None)
+            try:
+                request_finished.send(sender=type(self))
+            except Exception:
+                logger.exception("a receiver of request_finished failed")
+
+    def _answer_killed(self) -> None:
+        """Give the client of an interrupted request an end, without waiting for anything."""
+        if self._finished:
+            return
+        try:
+            if self._headers_written:
+                self.detach().close()  # a finished body would pass for a whole one
+            else:
+                self.clear()
+                self.set_status(500)
+                self.finish("500: the request was interrupted\n")
+        except Exception:
+            logger.exception("no answer could be sent for %r", self.request)
+
+    def _handle_request_exception(self, e: BaseException) -> None:
+        status = next((code for cls, code in STATUS.items() if isinstance(e, cls)), None)
+        if status is None:
+            super()._handle_request_exception(e)
+            return
+        if isinstance(e, PoolTimeout):
+            self._retry_after = RETRY_AFTER
+        try:
+            raise HTTPError(status, str(e).replace("%", "%%") or None) from e
+        except HTTPError as error:
+            super()._handle_request_exception(error)
+
+    def clear(self) -> None:
+        # send_error() begins with this, so that write_error() finds the header in place.
+        super().clear()
+        if self._retry_after is not None:
+            self.set_header("Retry-After", str(self._retry_after))
+
+
+def _stepped(generator_function: Callable[..., Generator[Any, Any, Any]]) -> Callable[..., Any]:
+    """Run the body of a ``@gen.coroutine`` as an async function.
+
+    Tornado's own runner resumes it from the loop after the first ``yield``, outside the greenlet.
+    """
+
+    @functools.wraps(generator_function)
+    async def method(*args: Any, **kwargs: Any) -> Any:
+        generator = generator_function(*args, **kwargs)
+        try:
+            item = next(generator)
+            while True:
+                try:
+                    value = await _convert(item)
+                except (Exception, asyncio.CancelledError) as exc:
+                    item = generator.throw(exc)
+                else:
+                    item = generator.send(value)
+        except (StopIteration, gen.Return) as stop:
+            return stop.value
+        finally:
+            generator.close()
+
+    return method
+
+
+def _convert(item: Any) -> Awaitable[Any]:
+    return item if inspect.iscoroutine(item) else gen.convert_yielded(item)
+
+
+async def drain(timeout: float) -> int:
+    """Wait until no `BaseRequestHandler` is at work, at most ``timeout`` seconds.
+
+    Return how many still are: call it between stopping the server and closing its connections.
+    """
+    if _running:
+        idle = asyncio.get_running_loop().create_future()
+        _idle.append(idle)
+        try:
+            await asyncio.wait_for(idle, timeout)
+        except TimeoutError:
+            pass
+        finally:
+            if idle in _idle:
+                _idle.remove(idle)
+    return len(_running)
+
+
+def _wake_drains() -> None:
+    while _idle:
+        idle = _idle.pop()
+        if not idle.done():
+            idle.set_result(None)
