@@ -117,7 +117,7 @@ class BaseRequestHandler(RequestHandler):
         if isinstance(e, PoolTimeout):
             self._retry_after = RETRY_AFTER
         try:
-            raise HTTPError(status, str(e).replace("%", "%%") or None) from e
+            raise HTTPError(status, str(e) or None) from e
         except HTTPError as error:
             super()._handle_request_exception(error)
 
