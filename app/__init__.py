@@ -1,0 +1,1 @@
+"""The reference application: Django's models, templates and settings, served by Tornado."""

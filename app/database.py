@@ -1,0 +1,79 @@
+"""From a `DATABASE_URL` to an entry of Django's `DATABASES`.
+
+dj-database-url does the reading. What is added here: greentor's engines, and the pool's options,
+which may stand in the query: ``mysql://user:password@host:3306/name?pool_size=8&max_overflow=0``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+from urllib.parse import parse_qsl
+
+import dj_database_url
+from django.core.exceptions import ImproperlyConfigured
+
+MYSQL = "greentor.db.mysql"
+SQLITE = "greentor.db.sqlite3"
+
+for scheme in ("mysql", "mariadb"):
+    dj_database_url.register(scheme, MYSQL)(dj_database_url.apply_ssl_ca)
+dj_database_url.register("sqlite", SQLITE)(dj_database_url.default_to_in_memory_db)
+
+
+def boolean(text: str) -> bool:
+    """Read what people write for yes and no; raise ValueError for anything else."""
+    value = text.strip().lower()
+    if value in ("1", "true", "yes", "on"):
+        return True
+    if value in ("0", "false", "no", "off"):
+        return False
+    raise ValueError(text)
+
+
+POOL_OPTIONS: dict[str, tuple[Callable[[str], Any], str]] = {
+    "pool_size": (int, "an integer"),
+    "max_overflow": (int, "an integer"),
+    "pool_timeout": (float, "a number of seconds"),
+    "pool_recycle": (float, "a number of seconds"),
+    "echo": (boolean, "true or false"),
+}
+
+
+def parse(url: str) -> dict[str, Any]:
+    """Return the settings of one database; raise ImproperlyConfigured saying what is wrong."""
+    base, _, query = url.partition("?")
+    pool: dict[str, Any] = {}
+    rest = []
+    for part in filter(None, query.split("&")):
+        ((name, value),) = parse_qsl(part, keep_blank_values=True)
+        if name in POOL_OPTIONS:
+            pool[name] = pool_option(name, value)
+        else:
+            rest.append(part)
+    try:
+        config = dict(dj_database_url.parse("?".join(filter(None, [base, "&".join(rest)]))))
+    except ValueError as error:
+        raise ImproperlyConfigured(f"DATABASE_URL: {error}") from None
+    if pool:
+        if config["ENGINE"] not in (MYSQL, SQLITE):
+            raise ImproperlyConfigured(
+                f"DATABASE_URL: {config['ENGINE']} takes no {', '.join(pool)}"
+            )
+        config.setdefault("OPTIONS", {}).setdefault("pool", pool)
+        if config["OPTIONS"]["pool"] is not pool:
+            raise ImproperlyConfigured(
+                f"DATABASE_URL: pool and {', '.join(pool)} exclude each other"
+            )
+    return config
+
+
+def pool_option(name: str, text: str) -> Any:
+    """Convert one option of the pool to its type."""
+    convert, expected = POOL_OPTIONS[name]
+    try:
+        return convert(text)
+    except ValueError:
+        raise ImproperlyConfigured(
+            f"DATABASE_URL: {name} must be {expected}, not {text!r}"
+        ) from None

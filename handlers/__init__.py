@@ -1,0 +1,1 @@
+"""The Tornado handlers of the reference application, one idea a file."""
