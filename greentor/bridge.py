@@ -25,6 +25,7 @@ import inspect
 import logging
 import time
 import types
+import weakref
 from collections.abc import Awaitable, Callable, Coroutine, Generator
 from contextvars import Context, ContextVar, copy_context
 from threading import get_ident
@@ -61,24 +62,27 @@ class Green(greenlet):
 
     def __init__(self, task: asyncio.Task[Any], frame: Frame) -> None:
         super().__init__(_main)
-        self.task = task
+        # A suspended greenlet is invisible to the garbage collector: weak, or neither were collected.
+        self._task = weakref.ref(task)
         self.loop = frame.loop
         self.frame = frame
         self.dying = False
         self.thread_id = get_ident()
         self.timeouts: list[timeout] = []
 
+    @property
+    def task(self) -> asyncio.Task[Any]:
+        return cast(asyncio.Task[Any], self._task())
+
 
 def in_green() -> bool:
     """Tell whether the caller runs in one of our greenlets, and so may wait.
 
-    A task that an eager task factory (Python 3.12) starts runs its first step on the greenlet of its
-    creator without being that greenlet's task: it is not in the greenlet.
+    A task that starts eagerly (Python 3.12) runs its first step on the greenlet of its creator without
+    being that greenlet's task: it is not in the greenlet.
     """
     g = getcurrent()
-    return type(g) is Green and (
-        g.loop.get_task_factory() is None or asyncio.current_task(g.loop) is g.task
-    )
+    return type(g) is Green and (asyncio.current_task(g.loop) is g._task() or g.dying)
 
 
 def current_scope() -> Scope | None:
@@ -128,12 +132,9 @@ async def run_green(fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any
     frame = _frame.get()
     if frame is None or frame.loop is not asyncio.get_running_loop():
         return await run_in_scope(_name(fn), fn, *args, **kwargs)
+    _running_task(frame.loop)
     parent = await _ask_turn(frame)
-    try:
-        child = Frame(parent.scope, parent.loop, parent)
-        return await _run_frame(child, fn, args, kwargs)
-    finally:
-        parent.give_back()
+    return await _run_frame(Frame(parent.scope, parent.loop, parent), fn, args, kwargs)
 
 
 async def run_in_scope(name: str, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
@@ -170,19 +171,22 @@ async def _ask_turn(frame: Frame) -> Frame:
             if await waiter:
                 return frame
         except BaseException:
-            # Cancelled in the iteration in which the turn was handed over: pass it on.
-            if waiter.done() and not waiter.cancelled() and waiter.result():
-                frame.give_back()
+            frame.withdraw(waiter)
             raise
 
 
-async def _run_frame(frame: Frame, fn: Callable[..., Any], args: Any, kwargs: Any) -> Any:
-    task = asyncio.current_task(frame.loop)
+def _running_task(loop: asyncio.AbstractEventLoop) -> asyncio.Task[Any]:
+    task = asyncio.current_task(loop)
     if task is None:
         raise NotGreen("a green function must be awaited by an asyncio task")
+    return task
+
+
+async def _run_frame(frame: Frame, fn: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+    g = Green(_running_task(frame.loop), frame)
     token = _frame.set(frame)
     try:
-        return await _drive(Green(task, frame), fn, args, kwargs)
+        return await _drive(g, fn, args, kwargs)
     finally:
         try:
             _frame.reset(token)
@@ -210,6 +214,8 @@ def _drive(g: Green, fn: Callable[..., Any], args: Any, kwargs: Any) -> Generato
         else:
             g.parent = getcurrent()
             item = g.switch(value)
+    if g.dying:
+        raise asyncio.CancelledError("the greenlet was killed")
     return item
 
 
@@ -230,6 +236,7 @@ def _main(g: Green, fn: Callable[..., Any], args: Any, kwargs: Any) -> Any:
 
 
 def _end(g: Green) -> None:
+    """End the greenlet's scope, or give back the turn that it had as a helper."""
     frame = g.frame
     try:
         if not g.dying:
@@ -238,22 +245,26 @@ def _end(g: Green) -> None:
         frame.close()
         if frame.parent is None:
             frame.scope.close(g.dying)
+        else:
+            frame.parent.give_back()
 
 
 def _kill(g: Green) -> None:
     """End a parked greenlet whose coroutine was closed or collected: it may not wait any more."""
-    if g.dead:
-        return
-    if g.thread_id != get_ident():
-        # Collected in another thread, which cannot switch to it.
-        try:
-            g.loop.call_soon_threadsafe(_kill, g)
-        except RuntimeError:  # its loop is closed: nobody will ever switch to it
-            g.frame.scope.close(True)
-        return
     g.dying = True
-    g.parent = getcurrent()
-    g.throw(GreenletExit)
+    if not g.dead:
+        if g.thread_id == get_ident():
+            g.parent = getcurrent()
+            g.throw(GreenletExit)
+            return
+        try:
+            # Another thread cannot switch to it.
+            g.loop.call_soon_threadsafe(_kill, g)
+            return
+        except RuntimeError:  # its loop is closed
+            pass
+    if not g.frame.closed:  # nobody will ever switch to it, or its thread has ended
+        g.frame.scope.close(True)
 
 
 # --- waiting ----------------------------------------------------------------------------------
@@ -294,6 +305,9 @@ def wait(future: asyncio.Future[T], what: str = "this") -> T:
         frame.busy = True
         try:
             _switch(g, future)
+        except asyncio.CancelledError as exc:
+            _check_timeouts(g, exc)
+            raise
         finally:
             frame.busy = False
     return future.result()
@@ -304,7 +318,7 @@ def take_turn() -> None:
     g = getcurrent()
     if type(g) is Green:
         frame = g.frame
-        while frame.child:
+        while frame.child and in_green():
             waiter = frame.owner_waiter = frame.loop.create_future()
             wait(waiter)
 
@@ -334,7 +348,12 @@ def step_detached(coroutine: Coroutine[Any, Any, T]) -> T:
     For the I/O of resources that outlive the request: callbacks registered by it (a transport's) would
     otherwise keep the request's context alive.
     """
-    return cast(T, _step(check_alive("I/O"), coroutine, Context()))
+    try:
+        g = check_alive("I/O")
+    except BaseException:
+        coroutine.close()
+        raise
+    return cast(T, _step(g, coroutine, Context()))
 
 
 def _step(g: Green, coroutine: Coroutine[Any, Any, Any], context: Context | None = None) -> Any:
@@ -357,10 +376,8 @@ def _step(g: Green, coroutine: Coroutine[Any, Any, Any], context: Context | None
                     frame.grant()
                 value = _switch(g, item)
             except GreenletExit:
-                if g.dying:
-                    coroutine.close()
-                    raise
-                item = throw(GreenletExit())
+                coroutine.close()
+                raise
             except BaseException as exc:
                 item = throw(exc)
             else:
@@ -370,16 +387,24 @@ def _step(g: Green, coroutine: Coroutine[Any, Any, Any], context: Context | None
                     frame.busy = False
     except StopIteration as stop:
         return stop.value
+    except asyncio.CancelledError as exc:
+        _check_timeouts(g, exc)
+        raise
 
 
 def _switch(g: Green, item: Any) -> Any:
     try:
         return g.parent.switch(item)
-    except asyncio.CancelledError as exc:
-        for deadline in g.timeouts:
-            if deadline.consume():
-                raise DeadlineExceeded(f"timed out after {deadline.seconds} s") from exc
+    except GreenletExit:
+        if not g.dying:  # killed by ``greenlet.throw``, which its task has not seen
+            g.dying = True
+            g.task.cancel()
         raise
+
+
+def _check_timeouts(g: Green, exc: asyncio.CancelledError) -> None:
+    for deadline in reversed(g.timeouts):
+        deadline.check(exc)
 
 
 def sleep(seconds: float) -> None:
@@ -415,7 +440,7 @@ def thread(fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
     """
     if not in_green() and asyncio._get_running_loop() is None:
         return fn(*args, **kwargs)
-    loop = current_green("thread()").loop
+    loop = check_alive("thread()").loop
     context = copy_context()
     context.run(_frame.set, None)
     call = functools.partial(_in_thread, fn, *args, **kwargs)
@@ -425,6 +450,8 @@ def thread(fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
 def _in_thread(fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> T:
     try:
         return fn(*args, **kwargs)
+    except StopIteration as exc:  # a future cannot take it, and would never be done
+        raise RuntimeError("a function raised StopIteration in its thread") from exc
     finally:
         for hook in thread_exit_hooks:
             hook()
@@ -433,39 +460,51 @@ def _in_thread(fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> T:
 class timeout:  # noqa: N801, used as a function
     """Limit what the ``with`` block may take: raise TimeoutError at the call parked in it.
 
-    For sync code in a greenlet (``asyncio.timeout`` serves async code there). ``seconds`` None means
-    no limit. A connection that was waiting for an answer is discarded.
+    For sync code in a greenlet (``asyncio.timeout`` serves async code, which sees a cancel where it is
+    parked and the TimeoutError only outside it). It strikes once. ``seconds`` None means no limit. A
+    connection that was waiting for an answer is discarded.
     """
 
     def __init__(self, seconds: float | None) -> None:
         self.seconds = seconds
         self._handle: asyncio.TimerHandle | None = None
-        self._task: asyncio.Task[Any] | None = None
-        self._cancelling = 0
+        self._expired = False
 
     def __enter__(self) -> timeout:
         self._green = g = current_green("timeout()")
         if self.seconds is not None:
+            self._cancelling = g.task.cancelling()
             self._handle = g.loop.call_later(self.seconds, self._expire)
             g.timeouts.append(self)
         return self
 
-    def __exit__(self, *exc_info: object) -> None:
-        if self._handle is not None:
-            self._handle.cancel()
-            self._green.timeouts.remove(self)
-            self.consume()
+    def __exit__(self, kind: object, exc: BaseException | None, traceback: object) -> None:
+        if self._handle is None:
+            return
+        self._handle.cancel()
+        self._green.timeouts.remove(self)
+        self.check(exc)
+        if self._expired:
+            self._green.task.uncancel()
 
     def _expire(self) -> None:
-        self._task = self._green.task
-        self._cancelling = self._task.cancelling()
-        self._task.cancel()
+        self._expired = True
+        self._green.task.cancel()
 
-    def consume(self) -> bool:
-        """Take back our own cancel; tell whether nobody else has cancelled the task as well."""
-        task, self._task = self._task, None
-        return task is not None and task.uncancel() <= self._cancelling
+    def check(self, exc: BaseException | None) -> None:
+        """Raise DeadlineExceeded instead of a cancel that is ours, and nobody else's as well."""
+        task = self._green.task
+        if (
+            self._expired
+            and isinstance(exc, asyncio.CancelledError)
+            and task.cancelling() - 1 <= self._cancelling
+        ):
+            self._expired = False
+            task.uncancel()
+            raise DeadlineExceeded(f"timed out after {self.seconds} s") from exc
 
 
 def _name(fn: Callable[..., Any]) -> str:
-    return getattr(fn, "__qualname__", None) or repr(fn)
+    while isinstance(fn, functools.partial):
+        fn = fn.func
+    return getattr(fn, "__qualname__", None) or type(fn).__qualname__

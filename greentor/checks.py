@@ -21,6 +21,8 @@ def options() -> dict[str, Any]:
     never. By default 200 with DEBUG, else None. Raise ImproperlyConfigured for an unknown option.
     """
     given = getattr(settings, "GREENTOR", {})
+    if not isinstance(given, dict):
+        raise ImproperlyConfigured(f"GREENTOR must be a dict, not {given!r}")
     result: dict[str, Any] = {"block_warning": 200 if settings.DEBUG else None}
     if unknown := sorted(set(given) - set(result)):
         raise ImproperlyConfigured(
@@ -28,7 +30,8 @@ def options() -> dict[str, Any]:
         )
     result.update(given)
     limit = result["block_warning"]
-    if limit is not None and (not isinstance(limit, int | float) or limit <= 0):
+    number = isinstance(limit, int | float) and not isinstance(limit, bool)
+    if limit is not None and not (number and limit > 0):
         raise ImproperlyConfigured(
             f"GREENTOR: 'block_warning' must be a positive number of ms or None, not {limit!r}"
         )

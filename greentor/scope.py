@@ -77,8 +77,8 @@ class Scope:
     def close(self, force: bool) -> None:
         """Release every resource, the last one first, then drop the locals.
 
-        An interruption (a second cancel) while one is being released goes on with the rest and is
-        raised at the end.
+        An interruption (a second cancel) while one is being released goes on with the rest, by force,
+        and is raised at the end.
         """
         interruption: BaseException | None = None
         while self._resources:
@@ -89,6 +89,7 @@ class Scope:
                 logger.exception("releasing a resource of %s failed", self.name)
             except BaseException as exc:
                 interruption = exc
+                force = True
         self.closed = True
         self.locals.clear()
         if interruption is not None:
@@ -120,7 +121,7 @@ class Frame:
         frame: Frame | None = self
         while frame is not None and frame.closed:
             frame = frame.parent
-        if frame is None:
+        if frame is None or self.scope.closed:
             raise self.scope.refusal()
         return frame
 
@@ -135,6 +136,13 @@ class Frame:
         waiter: asyncio.Future[bool] = self.loop.create_future()
         self._queue.append(waiter)
         return waiter
+
+    def withdraw(self, waiter: asyncio.Future[bool]) -> None:
+        """Stop asking; pass on a turn that was handed over in the same iteration of the loop."""
+        if waiter in self._queue:
+            self._queue.remove(waiter)
+        elif waiter.done() and not waiter.cancelled() and waiter.result():
+            self.give_back()
 
     def give_back(self) -> None:
         """Return the turn: to the frame's own greenlet if it waits, else to the next helper."""

@@ -6,10 +6,10 @@ Invariants
 - One greenlet at a time. A second one is refused by name before a byte is written or taken.
 - Whatever interrupts a read or a write (timeout, cancel, kill) closes the connection: no half packet is
   sent on, and no answer reaches the next question.
-- `sendall` returns when the last byte has gone to the kernel. At most about `READ_LIMIT` bytes are read
-  ahead of whoever consumes them.
+- `sendall` returns when the last byte has gone to the kernel (over TLS: all but the last `TLS_CHUNK`), or
+  the peer has closed. At most about `READ_LIMIT` bytes are read ahead of whoever consumes them.
 - Outside a greenlet nothing ever waits; from garbage collection, other threads and forked children it
-  only closes.
+  only closes, a forked child its copy alone.
 """
 
 from __future__ import annotations
@@ -18,6 +18,9 @@ import asyncio
 import os
 import socket
 import ssl
+from collections.abc import Iterator
+from contextlib import suppress
+from contextvars import Context
 from threading import get_ident
 from typing import Any, cast
 
@@ -27,6 +30,8 @@ from greentor import bridge
 
 #: stop reading from the peer above this many unconsumed bytes
 READ_LIMIT = 256 * 1024
+#: encrypt so many bytes at a time: a TLS transport does not count what it has passed on
+TLS_CHUNK = 64 * 1024
 
 
 class ConcurrentUseError(RuntimeError):
@@ -56,19 +61,18 @@ def open_stream(
             else:
                 await loop.create_connection(lambda: stream, host, port, local_addr=local_addr)
 
+    # A task of its own, so that a deadline reaches it as a cancel: asyncio takes any OSError, and that is
+    # one, for the failure of one address and tries the next.
+    task = loop.create_task(connect(), context=Context())
     try:
-        bridge.step_detached(connect())
-    except TimeoutError as exc:
-        stream.abort()
-        if isinstance(exc, bridge.DeadlineExceeded):
-            raise
-        raise TimeoutError("timed out") from exc
-    except BaseException:
-        stream.abort()
+        bridge.wait(task, "connecting")
+    except BaseException as exc:
+        stream.close()
+        if not loop.is_closed():
+            task.cancel()
+        if isinstance(exc, TimeoutError) and not isinstance(exc, bridge.DeadlineExceeded):
+            raise TimeoutError("timed out") from exc
         raise
-    if not unix_socket:
-        stream.set_option(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        stream.set_option(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return stream
 
 
@@ -83,13 +87,14 @@ class Stream(asyncio.Protocol):
         self._buffer = bytearray()
         self._need = 0  # bytes that the reader waits for; 0 while it waits for the write buffer
         self._waiter: asyncio.Future[None] | None = None
-        self._user: Any = None  # the greenlet that waits
+        self._user: Any = None  # the greenlet that waits, or is in the TLS handshake
         self._timeout: float | None = None
         self._error: BaseException | None = None
         self._eof = False
         self._reading = True
         self._write_paused = False
         self._mid_write = False
+        self._tls = False
 
     # --- what a driver expects of a socket and of its file ------------------------------------
 
@@ -104,23 +109,24 @@ class Stream(asyncio.Protocol):
     def read(self, size: int) -> bytes:
         """Return ``size`` bytes, fewer only if the peer closed; raise OSError if it was lost."""
         buffer = self._buffer
-        if self._waiter is not None:
+        if self._user is not None:
             self._check_free("reading")
         if len(buffer) < size and not self._eof:
+            if not self._reading:
+                self._resume_reading()
             self._wait(size, "reading")
         data = bytes(buffer[:size])
         del buffer[:size]
-        if not self._reading and len(buffer) < READ_LIMIT and self._transport is not None:
-            self._reading = True
-            self._transport.resume_reading()
+        if not self._reading and len(buffer) < READ_LIMIT:
+            self._resume_reading()
         return data
 
     def sendall(self, data: bytes) -> None:
         """Send all of ``data``; return when the kernel has taken the last byte."""
         green = bridge.check_alive("writing")
         self._check_free("writing")
-        if green.loop is not self._loop:
-            raise ConcurrentUseError("the connection was opened on another event loop")
+        if green.loop is not self._loop or os.getpid() != self._pid:
+            raise ConcurrentUseError("the connection was opened on another event loop or process")
         if self._error is not None:
             raise self._error
         transport = self._transport
@@ -128,11 +134,14 @@ class Stream(asyncio.Protocol):
             raise ConnectionResetError("the server has closed the connection")
         self._mid_write = True
         try:
-            transport.write(data)
-            if self._write_paused:
-                self._wait(0, "writing")
+            for piece in _pieces(data) if self._tls else (data,):
+                transport.write(piece)
+                if self._write_paused:
+                    self._wait(0, "writing")
+                    if self._eof:
+                        break
         except BaseException:
-            self.abort()
+            self.close()
             raise
         self._mid_write = False
 
@@ -144,9 +153,10 @@ class Stream(asyncio.Protocol):
             raise ConnectionResetError("the server has closed the connection")
         if self._buffer:
             # Somebody on the way could slip plain text in front of the encrypted.
-            self.abort()
+            self.close()
             raise ConnectionAbortedError("data received before the TLS handshake")
         timeout = self._timeout
+        self._user = getcurrent()
 
         async def handshake() -> asyncio.Transport | None:
             async with asyncio.timeout(timeout):
@@ -156,12 +166,16 @@ class Stream(asyncio.Protocol):
 
         try:
             self._transport = cast(asyncio.Transport, bridge.step_detached(handshake()))
-            self._transport.set_write_buffer_limits(high=0)
+            # As in connection_made(), but a TLS transport pauses *at* the limit, 0 included.
+            self._transport.set_write_buffer_limits(high=1, low=0)
+            self._tls = True
         except BaseException as exc:
-            self.abort()
+            self.close()
             if isinstance(exc, TimeoutError) and not isinstance(exc, bridge.DeadlineExceeded):
                 raise TimeoutError("timed out") from exc
             raise
+        finally:
+            self._user = None
         return self
 
     def send_last(self, data: bytes) -> None:
@@ -170,12 +184,28 @@ class Stream(asyncio.Protocol):
             self._transport.write(data)
 
     def close(self) -> None:
-        """Close without waiting: what was written is still sent, unless a write was interrupted."""
-        self._shut(graceful=not self._mid_write and self._waiter is None)
-
-    def abort(self) -> None:
-        """Drop the connection at once, whoever calls and from wherever."""
-        self._shut(graceful=False)
+        """Drop the connection at once, whoever calls and from wherever; the kernel sends what it has."""
+        transport = self._transport
+        if transport is None:
+            return  # never opened, or closed
+        if os.getpid() != self._pid:
+            self._transport = None
+            _replace_fd(transport.get_extra_info("socket").fileno())
+        elif self._loop.is_closed():
+            # The transport is past using; end the connection below it.
+            self._transport = None
+            with suppress(OSError, TypeError):
+                transport.get_extra_info("socket").shutdown(socket.SHUT_RDWR)
+        elif get_ident() != self._thread:
+            try:
+                self._loop.call_soon_threadsafe(self.close)
+            except RuntimeError:  # closed meanwhile
+                self.close()
+        else:
+            self._eof = True
+            self._buffer.clear()
+            # Not gracefully: TLS would wait for the peer's farewell.
+            transport.abort()
 
     # --- what a pool asks ---------------------------------------------------------------------
 
@@ -194,16 +224,12 @@ class Stream(asyncio.Protocol):
     @property
     def quiet(self) -> bool:
         """Whether nobody waits on the stream and nothing unread lies in it."""
-        return self._waiter is None and not self._buffer and not self._mid_write
+        return self._user is None and not self._buffer and not self._mid_write
 
     @property
     def local(self) -> bool:
         """Whether the caller runs in the thread and the process that opened the stream."""
         return get_ident() == self._thread and os.getpid() == self._pid
-
-    def set_option(self, level: int, option: int, value: int) -> None:
-        assert self._transport is not None
-        self._transport.get_extra_info("socket").setsockopt(level, option, value)
 
     # --- what the loop calls ------------------------------------------------------------------
 
@@ -211,6 +237,11 @@ class Stream(asyncio.Protocol):
         self._transport = cast(asyncio.Transport, transport)
         # pause_writing() as soon as a byte is left over: see sendall
         self._transport.set_write_buffer_limits(high=0)
+        sock = transport.get_extra_info("socket")
+        if sock.family in (socket.AF_INET, socket.AF_INET6):
+            with suppress(OSError):  # reset already
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
     def data_received(self, data: bytes) -> None:
         buffer = self._buffer
@@ -258,7 +289,7 @@ class Stream(asyncio.Protocol):
         try:
             bridge.wait(waiter, doing)
         except BaseException:
-            self.abort()
+            self.close()
             raise
         finally:
             self._waiter = self._user = None
@@ -268,8 +299,13 @@ class Stream(asyncio.Protocol):
         if self._error is not None:
             raise self._error
 
+    def _resume_reading(self) -> None:
+        if self._transport is not None and not self._transport.is_closing():
+            self._reading = True
+            self._transport.resume_reading()
+
     def _check_free(self, doing: str) -> None:
-        if self._waiter is not None:
+        if self._user is not None:
             raise ConcurrentUseError(
                 f"{doing} refused to {_describe(getcurrent())}: {_describe(self._user)} is waiting "
                 "on this connection; give each greenlet a connection of its own"
@@ -284,32 +320,6 @@ class Stream(asyncio.Protocol):
         if not waiter.done():
             waiter.set_exception(TimeoutError("timed out"))
 
-    # --- closing ------------------------------------------------------------------------------
-
-    def _shut(self, graceful: bool) -> None:
-        transport = self._transport
-        if transport is None or os.getpid() != self._pid:
-            return  # never opened, closed, or a parent process's
-        if self._loop.is_closed():
-            # The transport is past using; end the connection below it.
-            self._transport = None
-            sock = transport.get_extra_info("socket")
-            if sock is not None:
-                try:
-                    sock.shutdown(socket.SHUT_RDWR)
-                except (OSError, TypeError):
-                    pass
-        elif get_ident() != self._thread:
-            try:
-                self._loop.call_soon_threadsafe(self._shut, graceful)
-            except RuntimeError:  # closed meanwhile
-                self._shut(False)
-        elif graceful:
-            transport.close()
-        else:
-            self._eof = True
-            transport.abort()
-
 
 class StreamReader:
     """The file that `Stream.makefile` returns: buffered by the stream, not by itself."""
@@ -322,6 +332,20 @@ class StreamReader:
 
     def close(self) -> None:
         """Do nothing: the stream is closed by itself."""
+
+
+def _pieces(data: bytes) -> Iterator[memoryview]:
+    view = memoryview(data)
+    for start in range(0, len(view), TLS_CHUNK):
+        yield view[start : start + TLS_CHUNK]
+
+
+def _replace_fd(fd: int) -> None:
+    """Close a descriptor whose owner, an inherited transport, may not be touched."""
+    if fd >= 0:
+        null = os.open(os.devnull, os.O_RDWR)
+        os.dup2(null, fd, inheritable=False)
+        os.close(null)
 
 
 def _describe(g: Any) -> str:

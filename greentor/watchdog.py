@@ -34,8 +34,14 @@ class Watchdog(threading.Thread):
         while self._ask():
             if not self._alive.wait(self._limit):
                 self._report()
-                self._alive.wait(60)
+                while not self._alive.wait(INTERVAL):
+                    if self._is_over():
+                        return
             threading.Event().wait(INTERVAL)
+
+    def _is_over(self) -> bool:
+        loop = self._loop()
+        return loop is None or loop.is_closed()
 
     def _ask(self) -> bool:
         loop = self._loop()

@@ -51,13 +51,21 @@ class _LoopPools:
 
 _loops: dict[int, _LoopPools] = {}
 
+#: asked at the end of a loop whether connections of an engine are still being closed there
+still_closing: list[Callable[[asyncio.AbstractEventLoop], bool]] = []
+
 
 async def _at_end_of_loop(loop: asyncio.AbstractEventLoop) -> AsyncGenerator[None, None]:
     try:
         yield
     finally:
         close_pools(loop)
+        _loops.pop(id(loop), None)
         await asyncio.sleep(0)  # let the transports close
+        for _ in range(100):  # with TLS, not before the server has said goodbye
+            if not any(closing(loop) for closing in still_closing):
+                break
+            await asyncio.sleep(0.01)
 
 
 def find_pool(
@@ -119,9 +127,10 @@ def close_pools(loop: asyncio.AbstractEventLoop | None = None) -> None:
 
     Idle connections are closed at once, those lent when they come back. A later query makes new ones.
     """
-    entry = _loops.pop(id(loop or asyncio.get_running_loop()), None)
+    entry = _loops.get(id(loop or asyncio.get_running_loop()))
     if entry is not None:
-        for pool in entry.pools.values():
+        pools, entry.pools = entry.pools, {}
+        for pool in pools.values():
             pool.close()
 
 

@@ -17,6 +17,8 @@ import functools
 import linecache
 import os
 import sys
+from collections.abc import Callable
+from contextvars import Context
 from typing import Any
 
 from asgiref.sync import AsyncToSync, SyncToAsync
@@ -112,13 +114,25 @@ def _coroutine() -> str:
 
 
 async def sync_to_async_call(self: SyncToAsync[Any, Any], *args: Any, **kwargs: Any) -> Any:
-    if not self._thread_sensitive or (
-        not bridge.in_green() and bridge.current_scope() is None
-    ):
+    if not self._thread_sensitive or (not bridge.in_green() and bridge.current_scope() is None):
         return await _sync_to_async_call(self, *args, **kwargs)
     call = functools.partial(self.func, *args, **kwargs)
     context = getattr(self, "context", None)
-    return await bridge.run_green(call if context is None else functools.partial(context.run, call))
+    if context is not None:
+        call = functools.partial(_run_in, context, call)
+    return await bridge.run_green(call)
+
+
+def _run_in(context: Context, call: Callable[[], Any]) -> Any:
+    """As ``context.run(call)``, which a second greenlet cannot enter while one is parked in it."""
+    before = context.copy()
+    inner = before.copy()
+    try:
+        return inner.run(call)
+    finally:
+        for variable, value in inner.items():
+            if variable not in before or before[variable] is not value:
+                context.run(variable.set, value)
 
 
 def async_to_sync_call(self: AsyncToSync[Any, Any], *args: Any, **kwargs: Any) -> Any:

@@ -7,7 +7,8 @@ Invariants
   at the end of the scope, however that comes about.
 - Session set-up and ``connection_created`` happen once for a connection, when it is opened, not each
   time it is lent. A request on an open connection sends its own statements and nothing else.
-- A wrapper is kept for the next request only if it is as Django makes it.
+- A wrapper is kept for the next request only if it is as Django makes it. Whoever still holds it, or a
+  cursor of it, after its scope has ended or it gave its connection back, is refused.
 - Outside greenlets everything is Django's.
 """
 
@@ -19,6 +20,8 @@ from typing import Any, ClassVar
 
 from django.db import DatabaseError
 from django.db.backends.base.base import BaseDatabaseWrapper
+from django.db.backends.utils import CursorDebugWrapper, CursorWrapper
+from django.utils.functional import cached_property
 from greenlet import getcurrent
 
 from greentor import bridge
@@ -50,7 +53,9 @@ class GreenWrapper(BaseDatabaseWrapper):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self._scope: Scope | None = None
         self._pool: DatabasePool | None = None  # that the connection was borrowed from
+        self._home: DatabasePool | None = None  # that it last borrowed from
         self._kept = False  # lives in the handler's store, and is reused
+        self._configured = False  # has read its settings, as it does to open a connection
         super().__init__(*args, **kwargs)
 
     @staticmethod
@@ -70,26 +75,25 @@ class GreenWrapper(BaseDatabaseWrapper):
         """Give everything up at the end of the scope; keep the wrapper if it is as new."""
         self._scope = None
         clean = not self.in_atomic_block and not self._thread_sharing_count
-        pool = self._pool
-        try:
-            self._give_back(force)
-        finally:
-            self.connection = None
-        if pool is not None and clean and self._kept and not pool.closed and self._is_pristine():
+        home = self._home
+        self._give_back(force)
+        if home is not None and clean and self._kept and not home.closed and self._is_pristine():
             self.queries_log.clear()
             self.savepoint_state = 0
             self.needs_rollback = self.closed_in_transaction = self.errors_occurred = False
             self.run_commit_hooks_on_set_autocommit_on = False
             self.rollback_exc = None
-            pool.wrappers.append(self)
+            home.wrappers.append(self)
 
     def _is_pristine(self) -> bool:
         cls = type(self)
         known = self._known_attributes.get(cls)
         if known is None:
-            cached = {name for base in cls.__mro__ for name in vars(base)}
-            known = frozenset(vars(cls(self.settings_dict, self.alias))) | cached
-            self._known_attributes[cls] = known
+            new = cls(self.settings_dict, self.alias)
+            new.get_connection_params()
+            members = [member for base in cls.__mro__ for member in vars(base).items()]
+            cached = {name for name, value in members if isinstance(value, cached_property)}
+            known = self._known_attributes[cls] = frozenset(vars(new)) | cached
         return not (
             self.execute_wrappers or self.run_on_commit or self.force_debug_cursor
         ) and known.issuperset(self.__dict__)
@@ -98,7 +102,7 @@ class GreenWrapper(BaseDatabaseWrapper):
         scope = self._scope
         g = getcurrent()
         if scope is None:
-            if self.connection is None or type(g) is not bridge.Green:
+            if not self._kept and (self.connection is None or type(g) is not bridge.Green):
                 return
         elif type(g) is bridge.Green and g.frame.scope is scope:
             if g.frame.child:
@@ -106,7 +110,10 @@ class GreenWrapper(BaseDatabaseWrapper):
             return
         if self._thread_sharing_count:
             return
-        owner = f"belongs to {scope.name}" if scope is not None else "was opened outside greenlets"
+        if scope is not None:
+            owner = f"belongs to {scope.name}"
+        else:
+            owner = "belonged to what has ended" if self._kept else "was opened outside greenlets"
         user = g.frame.scope.name if type(g) is bridge.Green else _describe_caller()
         raise DatabaseError(
             f"the connection {self.alias!r} {owner} and was used by {user}: use "
@@ -121,6 +128,23 @@ class GreenWrapper(BaseDatabaseWrapper):
         self._check_owner()
         super().validate_no_broken_transaction()
 
+    # --- cursors ------------------------------------------------------------------------------
+
+    def make_cursor(self, cursor: Any) -> GreenCursor:
+        return GreenCursor(cursor, self)
+
+    def make_debug_cursor(self, cursor: Any) -> GreenDebugCursor:
+        return GreenDebugCursor(cursor, self)
+
+    def check_cursor(self, cursor: Any) -> None:
+        """Refuse a cursor whose connection was given back, and may have been lent again."""
+        connection = cursor.connection  # None for one that was closed
+        if connection not in (self.connection, None) and type(getcurrent()) is bridge.Green:
+            raise DatabaseError(
+                f"a cursor of {self.alias!r} was used after its connection was given back, by "
+                "close() or at the end of its request: open a new one"
+            )
+
     # --- the connection -----------------------------------------------------------------------
 
     def connect(self) -> None:
@@ -128,14 +152,15 @@ class GreenWrapper(BaseDatabaseWrapper):
             super().connect()
             return
         g = bridge.check_alive(f"connecting to {self.alias!r}")
-        self.enter_scope(g.frame.scope)
+        if not self._kept:
+            self.enter_scope(g.frame.scope)
         self._check_owner()
         pool = find_pool(g.loop, self.alias, self.settings_dict, self.make_driver)
         if pool is None:
             self._open()
             return
         connection, fresh = pool.acquire(self._open)
-        self._pool = pool
+        self._pool = self._home = pool
         if not fresh:
             self._attach(connection)
 
@@ -153,6 +178,9 @@ class GreenWrapper(BaseDatabaseWrapper):
     def _attach(self, connection: Any) -> None:
         """Take over a connection whose session is set up: the state that ``connect`` leaves."""
         settings = self.settings_dict
+        if not self._configured:
+            self.get_connection_params()
+            self._configured = True
         self.in_atomic_block = False
         self.savepoint_ids = []
         self.atomic_blocks = []
@@ -169,16 +197,37 @@ class GreenWrapper(BaseDatabaseWrapper):
 
     def ensure_connection(self) -> None:
         # A connection that was lost outside a transaction is replaced, as the next request's would be.
-        connection = self.connection
         if (
-            connection is not None
+            self.connection is not None
             and self._scope is not None
-            and not self.in_atomic_block
             and self.autocommit
-            and not self.make_driver(self.settings_dict).is_open(connection)
+            and not self.in_atomic_block
+            and not self._is_connected()
         ):
             self.close()
         super().ensure_connection()
+
+    def set_autocommit(self, autocommit: bool, *args: Any, **kwargs: Any) -> None:
+        # Django ends every atomic block with this. When its connection was lost it would connect again,
+        # or raise InterfaceError in place of what had happened: a cancel during COMMIT was swallowed.
+        if (
+            self._scope is None
+            or self.in_atomic_block
+            or autocommit != self.settings_dict["AUTOCOMMIT"]
+        ):
+            super().set_autocommit(autocommit, *args, **kwargs)
+            return
+        try:
+            if self._is_connected() or self.run_commit_hooks_on_set_autocommit_on:
+                super().set_autocommit(autocommit, *args, **kwargs)
+        finally:
+            if not self._is_connected():
+                self.close()
+                self.autocommit = autocommit
+
+    def _is_connected(self) -> bool:
+        connection = self.connection
+        return connection is not None and self.make_driver(self.settings_dict).is_open(connection)
 
     def _close(self) -> None:
         if self._scope is None:
@@ -199,6 +248,33 @@ class GreenWrapper(BaseDatabaseWrapper):
             pool.release(connection, force)
         else:
             self.make_driver(self.settings_dict).close(connection)
+
+
+class _Checked:
+    """What a cursor does before it sends anything."""
+
+    db: GreenWrapper
+    cursor: Any
+
+    def _execute(self, *args: Any) -> Any:
+        self.db.check_cursor(self.cursor)
+        return super()._execute(*args)  # type: ignore[misc]
+
+    def _executemany(self, *args: Any) -> Any:
+        self.db.check_cursor(self.cursor)
+        return super()._executemany(*args)  # type: ignore[misc]
+
+    def callproc(self, *args: Any, **kwargs: Any) -> Any:
+        self.db.check_cursor(self.cursor)
+        return super().callproc(*args, **kwargs)  # type: ignore[misc]
+
+
+class GreenCursor(_Checked, CursorWrapper):
+    """Django's cursor, which does not outlive its loan."""
+
+
+class GreenDebugCursor(_Checked, CursorDebugWrapper):
+    """The same, logging its queries."""
 
 
 def _describe_caller() -> str:

@@ -51,7 +51,8 @@ PYMYSQL_NAMES = (
     "unix_socket",
 )
 
-_contexts: dict[tuple[Any, ...], SharedContext] = {}
+#: by configuration: what its files looked like, and the context made of them
+_contexts: dict[tuple[Any, ...], tuple[Any, SharedContext]] = {}
 
 
 class SharedContext:
@@ -123,12 +124,12 @@ class Connection(PyMySQLConnection):  # type: ignore[type-arg,misc]
     def _create_ssl_ctx(self, sslp: Any) -> Any:
         if isinstance(sslp, ssl.SSLContext):
             return SharedContext(sslp)
-        key = tuple(sorted((name, _identity(name, value)) for name, value in sslp.items()))
-        context = _contexts.get(key)
-        if context is None:
-            made = super()._create_ssl_ctx(sslp)
-            context = _contexts[key] = SharedContext(made)
-        return context
+        key = tuple(sorted((name, repr(value)) for name, value in sslp.items()))
+        files = [_identity(sslp.get(name)) for name in ("ca", "capath", "cert", "key")]
+        made = _contexts.get(key)
+        if made is None or made[0] != files:
+            made = _contexts[key] = (files, SharedContext(super()._create_ssl_ctx(sslp)))
+        return made[1]
 
     # --- bytes --------------------------------------------------------------------------------
 
@@ -140,7 +141,8 @@ class Connection(PyMySQLConnection):  # type: ignore[type-arg,misc]
         try:
             data = stream.read(num_bytes)
         except BaseException as exc:
-            self._interrupted(exc, CR.CR_SERVER_LOST, "Lost connection to MySQL server during query")
+            message = f"Lost connection to MySQL server during query ({exc})"
+            self._interrupted(exc, CR.CR_SERVER_LOST, message)
             raise
         if len(data) < num_bytes:
             self._force_close()
@@ -158,7 +160,8 @@ class Connection(PyMySQLConnection):  # type: ignore[type-arg,misc]
                 stream.settimeout(self._limit(self._write_timeout))
                 stream.sendall(data)
         except BaseException as exc:
-            self._interrupted(exc, CR.CR_SERVER_GONE_ERROR, "MySQL server has gone away")
+            message = f"MySQL server has gone away ({exc!r})"
+            self._interrupted(exc, CR.CR_SERVER_GONE_ERROR, message)
             raise
 
     def _limit(self, timeout: float | None) -> float | None:
@@ -172,7 +175,7 @@ class Connection(PyMySQLConnection):  # type: ignore[type-arg,misc]
             return
         self._force_close()
         if isinstance(exc, OSError) and not isinstance(exc, bridge.DeadlineExceeded):
-            raise err.OperationalError(code, f"{message} ({exc})") from exc
+            raise err.OperationalError(code, message) from exc
 
     def _read_query_result(self, unbuffered: bool = False) -> int:
         self._result = None
@@ -203,12 +206,6 @@ class Connection(PyMySQLConnection):  # type: ignore[type-arg,misc]
             if stream.alive and stream.quiet and stream.local:
                 stream.send_last(b"\x01\x00\x00\x00\x01")  # COM_QUIT
             self._force_close()
-
-    def _force_close(self) -> None:
-        if self._pid != os.getpid() and self._stream is not None:
-            self._sock = self._rfile = None
-            return
-        super()._force_close()
 
     def __del__(self) -> None:
         # Not a plain ``_force_close``: a parked peer, another thread or no loop must not matter.
@@ -257,25 +254,38 @@ def connect(**kwargs: Any) -> Connection:
     return Connection(**kwargs)
 
 
-def _identity(name: str, value: Any) -> Any:
-    """Let a certificate that is replaced on disk make a new context."""
-    if name in ("ca", "cert", "key", "capath") and isinstance(value, str | os.PathLike):
-        try:
-            stat = os.stat(value)
-        except OSError:
-            return (str(value),)
-        return (str(value), stat.st_mtime_ns, stat.st_size)
-    return repr(value)
+def _identity(path: Any) -> Any:
+    """Tell a file from the one that it was replaced by."""
+    try:
+        stat = os.stat(path)
+    except (OSError, TypeError):
+        return None
+    return (stat.st_mtime_ns, stat.st_size, stat.st_ino)
+
+
+class _Abandoning:
+    """What an SSCursor does at its end on a cooperative connection."""
+
+    def close(self: Any) -> None:
+        """Read on to the end of the result, as PyMySQL does, unless the connection is closed."""
+        if self.connection is not None and not self.connection.open:
+            _abandon(self)
+            self.connection = None
+        else:
+            super().close()  # type: ignore[misc]
+
+    def __del__(self) -> None:
+        _abandon(self)
 
 
 _abandoning_classes: dict[type, type] = {}
 
 
 def _abandoning(cls: type) -> type:
-    """Return a subclass of an SSCursor class whose ``__del__`` closes instead of reading on."""
+    """Return a subclass of an SSCursor class that, collected unread, closes instead of reading on."""
     found = _abandoning_classes.get(cls)
     if found is None:
-        found = type(cls.__name__, (cls,), {"__del__": _abandon, "__module__": cls.__module__})
+        found = type(cls.__name__, (_Abandoning, cls), {"__module__": cls.__module__})
         _abandoning_classes[cls] = found
     return found
 

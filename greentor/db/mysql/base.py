@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 from typing import Any
+from weakref import WeakSet
 
 from django.core.exceptions import ImproperlyConfigured
 from django.utils.functional import cached_property
 
 from greentor import bridge
-from greentor.db import handler, seams
+from greentor.db import handler, pools, seams
 from greentor.db.mysql.upstream import base
 from greentor.db.pools import find_pool, pool_options
 from greentor.db.wrapper import GreenWrapper
 from greentor.drivers import pymysql as driver
+from greentor.stream import Stream
 
 _DjangoWrapper = base.DatabaseWrapper
 
@@ -43,6 +46,14 @@ class ConnectionDriver:
             connection.close()
 
 
+_streams: WeakSet[Stream] = WeakSet()
+
+
+def _still_closing(loop: asyncio.AbstractEventLoop) -> bool:
+    transports = [stream._transport for stream in _streams if stream._loop is loop]
+    return any(transport is not None and transport.is_closing() for transport in transports)
+
+
 _drivers = {autocommit: ConnectionDriver(autocommit) for autocommit in (True, False)}
 
 
@@ -59,7 +70,10 @@ class DatabaseWrapper(GreenWrapper, _DjangoWrapper):  # type: ignore[misc,valid-
         return params
 
     def get_new_connection(self, conn_params: dict[str, Any]) -> driver.Connection:
-        return driver.connect(**conn_params)
+        connection = driver.connect(**conn_params)
+        if connection._stream is not None:
+            _streams.add(connection._stream)
+        return connection
 
     def is_usable(self) -> bool:
         try:
@@ -87,9 +101,16 @@ class DatabaseWrapper(GreenWrapper, _DjangoWrapper):  # type: ignore[misc,valid-
 def check_options(alias: str, settings: dict[str, Any]) -> None:
     """Raise ImproperlyConfigured for an option that neither the pool, Django nor PyMySQL knows."""
     pool_options(alias, settings)
+    options = settings.get("OPTIONS", {})
+    level = options.get("isolation_level")
+    if level and str(level).lower() not in (levels := sorted(_DjangoWrapper.isolation_levels)):
+        raise ImproperlyConfigured(
+            f"DATABASES[{alias!r}]['OPTIONS']['isolation_level'] must be one of {levels} or None, "
+            f"not {level!r}"
+        )
     known = set(inspect.signature(driver.PyMySQLConnection.__init__).parameters) - {"self"}
     known |= {"pool", "isolation_level"}
-    if unknown := sorted(set(settings.get("OPTIONS", {})) - known):
+    if unknown := sorted(set(options) - known):
         raise ImproperlyConfigured(
             f"DATABASES[{alias!r}]['OPTIONS']: unknown option {', '.join(map(repr, unknown))}; known "
             "are 'pool', 'isolation_level', and the arguments of pymysql.connect()"
@@ -97,4 +118,5 @@ def check_options(alias: str, settings: dict[str, Any]) -> None:
 
 
 handler.register_engine("greentor.db.mysql", DatabaseWrapper)
+pools.still_closing.append(_still_closing)
 seams.install()

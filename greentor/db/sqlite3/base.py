@@ -8,14 +8,16 @@ Invariants
   and a transaction waits for its lock at its start, where it can be tried again.
 - Only a ``BEGIN`` or a statement of its own is tried again on SQLITE_BUSY, until ``timeout`` (5 s by
   default, as in ``sqlite3.connect``); a statement inside a transaction never is, nor BUSY_SNAPSHOT.
+  An ``executemany`` outside a transaction goes on with the row that it had come to.
 - ``:memory:`` is a database for each connection, and refused in a greenlet.
 """
 
 from __future__ import annotations
 
+import itertools
 import sqlite3
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeVar
 
 from django.core.exceptions import ImproperlyConfigured
@@ -43,37 +45,51 @@ class Connection(sqlite3.Connection):
         super().close()
 
 
+def _retry(connection: Any, call: Callable[[], T]) -> T:
+    """Return ``call()``, tried again, parking in between, while the database is locked."""
+    if not isinstance(connection, Connection) or not connection.lock_timeout:
+        return call()
+    deadline = time.monotonic() + connection.lock_timeout
+    pause = 0.001
+    while True:
+        try:
+            return call()
+        except sqlite3.OperationalError as exc:
+            if (
+                exc.sqlite_errorcode not in _RETRY
+                or connection.in_transaction
+                or time.monotonic() + pause > deadline
+                or not bridge.in_green()
+            ):
+                raise
+        bridge.pause(pause)
+        pause = min(pause * 1.5, 0.05)
+
+
+class _Rows:
+    """The rows of an ``executemany``, which goes on with the one that found the database locked."""
+
+    def __init__(self, rows: Iterable[Any]) -> None:
+        self._rows = iter(rows)
+        self._current: list[Any] = []
+
+    def __iter__(self) -> Iterator[Any]:
+        for row in itertools.chain(self._current, self._rows):
+            self._current = [row]
+            yield row
+
+
 class Cursor(base.SQLiteCursorWrapper):
     """A cursor that parks the greenlet while the database is locked."""
 
     def execute(self, query: Any, params: Any = None) -> Any:
-        return self._retry(lambda: super(Cursor, self).execute(query, params))
+        return _retry(self.connection, lambda: super(Cursor, self).execute(query, params))
 
     def executemany(self, query: Any, param_list: Any) -> Any:
         if not bridge.in_green():
             return super().executemany(query, param_list)
-        rows = list(param_list)
-        return self._retry(lambda: super(Cursor, self).executemany(query, rows))
-
-    def _retry(self, call: Callable[[], T]) -> T:
-        connection = self.connection
-        if not isinstance(connection, Connection) or not connection.lock_timeout:
-            return call()
-        deadline = time.monotonic() + connection.lock_timeout
-        pause = 0.001
-        while True:
-            try:
-                return call()
-            except sqlite3.OperationalError as exc:
-                if (
-                    exc.sqlite_errorcode not in _RETRY
-                    or connection.in_transaction
-                    or time.monotonic() + pause > deadline
-                    or not bridge.in_green()
-                ):
-                    raise
-            bridge.pause(pause)
-            pause = min(pause * 1.5, 0.05)
+        rows = _Rows(param_list)
+        return _retry(self.connection, lambda: super(Cursor, self).executemany(query, rows))
 
 
 class ConnectionDriver:
@@ -119,13 +135,17 @@ class DatabaseWrapper(GreenWrapper, base.DatabaseWrapper):
 
     def get_new_connection(self, conn_params: dict[str, Any]) -> Any:
         connection = super().get_new_connection(conn_params)
-        if not self.is_in_memory_db():
-            connection.execute("PRAGMA journal_mode = WAL")
-            connection.execute("PRAGMA synchronous = NORMAL")
         if bridge.in_green() and isinstance(connection, Connection):
             # SQLite would wait in C, and with it the loop, also for a lock of a parked greenlet.
             connection.execute("PRAGMA busy_timeout = 0")
             connection.lock_timeout = conn_params.get("timeout", _DEFAULT_TIMEOUT)
+        if not self.is_in_memory_db():
+            try:
+                _retry(connection, lambda: connection.execute("PRAGMA journal_mode = WAL"))
+            except BaseException:
+                connection.close()
+                raise
+            connection.execute("PRAGMA synchronous = NORMAL")
         return connection
 
     def create_cursor(self, name: Any = None) -> Any:
@@ -138,9 +158,34 @@ class DatabaseWrapper(GreenWrapper, base.DatabaseWrapper):
         super().close()
 
 
+_OPTIONS = {
+    "cached_statements",
+    "check_same_thread",
+    "detect_types",
+    "factory",
+    "init_command",
+    "pool",
+    "timeout",
+    "transaction_mode",
+}
+
+
 def check_options(alias: str, settings: dict[str, Any]) -> None:
-    """Raise ImproperlyConfigured for a wrong option of the pool."""
+    """Raise ImproperlyConfigured for an option that neither the pool, Django nor sqlite3 takes."""
     pool_options(alias, settings)
+    options = settings.get("OPTIONS", {})
+    if unknown := sorted(set(options) - _OPTIONS):
+        raise ImproperlyConfigured(
+            f"DATABASES[{alias!r}]['OPTIONS']: unknown option {', '.join(map(repr, unknown))}; "
+            f"known are {sorted(_OPTIONS)}"
+        )
+    modes = sorted(DatabaseWrapper.transaction_modes)
+    mode = options.get("transaction_mode")
+    if mode is not None and str(mode).upper() not in modes:
+        raise ImproperlyConfigured(
+            f"DATABASES[{alias!r}]['OPTIONS']['transaction_mode'] must be one of {modes} or None, "
+            f"not {mode!r}"
+        )
 
 
 handler.register_engine("greentor.db.sqlite3", DatabaseWrapper)

@@ -1,0 +1,106 @@
+# make run    the reference application: PORT=8000 ADDRESS=127.0.0.1, DATABASE_URL from the environment
+# make test   `make check`, then the tests: PYTEST_ARGS="-k pool -x"
+# make check  ruff and mypy
+# make oracle Django's own test suite inside a greenlet: ORACLE_ARGS
+# make clean  remove what these created here
+#
+# Each creates what it needs: a virtual environment, and as root Debian packages that are missing.
+# PYTHON=python3.13 uses another interpreter, in an environment of its own.
+
+PORT ?= 8000
+ADDRESS ?= 127.0.0.1
+PYTEST_ARGS ?=
+ORACLE_ARGS ?=
+
+ifdef PYTHON
+VENV ?= .venv-$(notdir $(PYTHON))
+else
+PYTHON := python3.11 python3 python3.12 python3.13
+VENV ?= .venv
+endif
+PY := $(VENV)/bin/python
+PIP := $(PY) -m pip --disable-pip-version-check install --quiet
+
+# One shell for each recipe; it stops at the first command that fails.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.ONESHELL:
+.DELETE_ON_ERROR:
+.DEFAULT_GOAL := test
+.PHONY: run test check oracle clean system
+
+run: $(VENV)/.installed-run
+	exec $(PY) -m app --port $(PORT) --address $(ADDRESS)
+
+test: $(VENV)/.installed-dev check system
+	$(PY) -m pytest $(PYTEST_ARGS)
+
+check: $(VENV)/.installed-dev
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+
+oracle: $(VENV)/.installed-dev system
+	$(PY) -m tests.oracle $(ORACLE_ARGS)
+
+clean:
+	rm -rf .venv .venv-* .cache .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist *.egg-info
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(VENV)/.installed-run: setup.py $(PY)
+	$(PIP) --editable '.[app,rsa]'
+	touch $@
+
+$(VENV)/.installed-dev: setup.py $(PY)
+	$(PIP) --editable '.[dev]'
+	touch $@ $(VENV)/.installed-run
+
+# Install Debian packages, or say which are missing: $(call debian,PACKAGES)
+define debian
+	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
+		export DEBIAN_FRONTEND=noninteractive
+		apt-get update --quiet --quiet
+		apt-get install --quiet --quiet --yes --no-install-recommends $(1)
+	else
+		echo "These Debian packages are missing: $(strip $(1)). As root: apt-get install" $(1) >&2
+		exit 1
+	fi
+endef
+
+# The first interpreter in PYTHON that runs and is new enough. A pyenv shim fails for a version that is
+# installed but not switched on: take the interpreter behind it.
+$(PY):
+	@for name in $(PYTHON); do
+		python=$$name
+		if ! "$$name" -c '' 2>/dev/null && command -v pyenv >/dev/null; then
+			version=$$(pyenv whence "$$name" 2>/dev/null | tail -n 1 || true)
+			python=$$(pyenv root)/versions/$$version/bin/$$name
+		fi
+		if "$$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
+			break
+		fi
+		python=
+	done
+	if [ -z "$$python" ]; then
+		echo "greentor needs Python 3.11 or newer; tried: $(PYTHON)." >&2
+		echo "Install one (Debian: apt-get install python3), or name it: make ... PYTHON=/path/to/python3" >&2
+		exit 1
+	fi
+	if ! "$$python" -c 'import ensurepip, venv' 2>/dev/null; then
+		package=$$("$$python" -c 'import sys; print("python%d.%d-venv" % sys.version_info[:2])')
+		$(call debian,"$$package")
+	fi
+	echo "Creating $(VENV) with $$python"
+	"$$python" -m venv $(VENV) || { rm -rf $(VENV); exit 1; }
+
+# What the tests start: a private MariaDB (no service is installed) and ab.
+system:
+	@export PATH="$$PATH:/usr/sbin"
+	missing=()
+	command -v mariadbd >/dev/null && command -v mariadb-install-db >/dev/null \
+		|| missing+=(mariadb-server-core)
+	command -v mariadb-tzinfo-to-sql >/dev/null || missing+=(mariadb-client)
+	command -v ab >/dev/null || missing+=(apache2-utils)
+	if [ "$${#missing[@]}" != 0 ]; then
+		$(call debian,"$${missing[@]}")
+	fi
