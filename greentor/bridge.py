@@ -62,7 +62,7 @@ class Green(greenlet):
 
     def __init__(self, task: asyncio.Task[Any], frame: Frame) -> None:
         super().__init__(_main)
-        # A suspended greenlet is invisible to the garbage collector: weak, or neither were collected.
+        # Weak: the garbage collector does not see into a suspended greenlet.
         self._task = weakref.ref(task)
         self.loop = frame.loop
         self.frame = frame
@@ -78,8 +78,8 @@ class Green(greenlet):
 def in_green() -> bool:
     """Tell whether the caller runs in one of our greenlets, and so may wait.
 
-    A task that starts eagerly (Python 3.12) runs its first step on the greenlet of its creator without
-    being that greenlet's task: it is not in the greenlet.
+    A task that starts eagerly (Python 3.12) runs its first step on the greenlet of its creator
+    without being that greenlet's task: it is not in the greenlet.
     """
     g = getcurrent()
     return type(g) is Green and (asyncio.current_task(g.loop) is g._task() or g.dying)
@@ -460,9 +460,9 @@ def _in_thread(fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> T:
 class timeout:  # noqa: N801, used as a function
     """Limit what the ``with`` block may take: raise TimeoutError at the call parked in it.
 
-    For sync code in a greenlet (``asyncio.timeout`` serves async code, which sees a cancel where it is
-    parked and the TimeoutError only outside it). It strikes once. ``seconds`` None means no limit. A
-    connection that was waiting for an answer is discarded.
+    For sync code in a greenlet. Async code within is cancelled where it is parked, as by
+    ``asyncio.timeout``, and the TimeoutError raised around it. It strikes once. ``seconds`` None
+    means no limit. A connection that was waiting for an answer is discarded.
     """
 
     def __init__(self, seconds: float | None) -> None:

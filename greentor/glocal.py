@@ -38,19 +38,25 @@ class _State:
         for scope in self.scopes:
             scope.locals.pop(self.key, None)
 
-    def namespace(self, owner: local) -> dict[str, Any]:
+    def spaces(self) -> dict[int, dict[str, Any]]:
+        """Return where the running greenlet's scope, or else the thread, keeps its namespaces."""
         scope = current_scope()
         if scope is None:
-            space: dict[str, Any] | None = getattr(self.thread, "space", None)
-            if space is None:
-                space = self.thread.space = {}
+            return self.thread.__dict__  # type: ignore[return-value]
+        if self.key not in scope.locals:
+            self.scopes.add(scope)
+        return scope.locals
+
+    def namespace(self, owner: local) -> dict[str, Any]:
+        spaces = self.spaces()
+        space = spaces.get(self.key)
+        if space is None:
+            space = spaces[self.key] = {}
+            try:
                 type(owner).__init__(owner, *self.args, **self.kwargs)
-        else:
-            space = scope.locals.get(self.key)
-            if space is None:
-                space = scope.locals[self.key] = {}
-                self.scopes.add(scope)
-                type(owner).__init__(owner, *self.args, **self.kwargs)
+            except BaseException:
+                spaces.pop(self.key, None)  # the next access tries again
+                raise
         return space
 
 
@@ -68,12 +74,7 @@ class local:  # noqa: N801, named as threading.local is
         state = _State(args, kwargs)
         object.__setattr__(self, "_local__state", state)
         # The caller of the class runs __init__ for the creating scope.
-        scope = current_scope()
-        if scope is None:
-            state.thread.space = {}
-        else:
-            scope.locals[state.key] = {}
-            state.scopes.add(scope)
+        state.spaces()[state.key] = {}
         return self
 
     def __getattribute__(self, name: str) -> Any:
@@ -87,13 +88,15 @@ class local:  # noqa: N801, named as threading.local is
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name == "__dict__":
-            raise AttributeError(f"{type(self).__name__!r} object attribute '__dict__' is read-only")
+            raise _read_only(self)
         if _is_data_descriptor(type(self), name):
             object.__setattr__(self, name, value)
         else:
             object.__getattribute__(self, "_local__state").namespace(self)[name] = value
 
     def __delattr__(self, name: str) -> None:
+        if name == "__dict__":
+            raise _read_only(self)
         if _is_data_descriptor(type(self), name):
             object.__delattr__(self, name)
             return
@@ -101,6 +104,10 @@ class local:  # noqa: N801, named as threading.local is
         if name not in space:
             raise AttributeError(name)
         del space[name]
+
+
+def _read_only(owner: local) -> AttributeError:
+    return AttributeError(f"{type(owner).__name__!r} object attribute '__dict__' is read-only")
 
 
 def _is_data_descriptor(cls: type, name: str) -> bool:

@@ -77,8 +77,8 @@ class Scope:
     def close(self, force: bool) -> None:
         """Release every resource, the last one first, then drop the locals.
 
-        An interruption (a second cancel) while one is being released goes on with the rest, by force,
-        and is raised at the end.
+        An interruption (a second cancel) while one is being released goes on with the rest, by
+        force, and is raised at the end.
         """
         interruption: BaseException | None = None
         while self._resources:
@@ -148,18 +148,13 @@ class Frame:
         """Return the turn: to the frame's own greenlet if it waits, else to the next helper."""
         self.child = False
         waiter, self.owner_waiter = self.owner_waiter, None
-        if waiter is not None and not waiter.done():
-            waiter.set_result(None)
-        elif not self.busy:
+        if not (waiter and self._tell(waiter, None)) and not self.busy:
             self.grant()
 
     def grant(self) -> None:
         """Hand the turn to the next helper in the queue, if nobody has it."""
         while self._queue and not self.child:
-            waiter = self._queue.popleft()
-            if not waiter.done():
-                self.child = True
-                waiter.set_result(True)
+            self.child = self._tell(self._queue.popleft(), True)
 
     @property
     def has_queue(self) -> bool:
@@ -169,6 +164,11 @@ class Frame:
         """Accept no further helper; send those who queue to the nearest open frame."""
         self.closed = True
         while self._queue:
-            waiter = self._queue.popleft()
-            if not waiter.done():
-                waiter.set_result(False)
+            self._tell(self._queue.popleft(), False)
+
+    def _tell(self, waiter: asyncio.Future[Any], answer: bool | None) -> bool:
+        """Complete a future; return False if nobody waits for it any more."""
+        if waiter.done() or self.loop.is_closed():
+            return False
+        waiter.set_result(answer)
+        return True

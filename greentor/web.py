@@ -15,6 +15,7 @@ import functools
 import inspect
 import logging
 from collections.abc import Awaitable, Callable, Generator
+from contextvars import copy_context
 from typing import Any
 
 from django.core.exceptions import BadRequest, PermissionDenied, SuspiciousOperation
@@ -48,9 +49,11 @@ _idle: list[asyncio.Future[None]] = []
 class BaseRequestHandler(RequestHandler):
     """A RequestHandler whose methods, sync or async, may use the Django ORM as they stand.
 
-    The ORM works in everything from ``prepare`` on. It does not in ``initialize`` and ``__init__``, which
-    Tornado calls before the request has a greenlet. Django's Http404, PermissionDenied and BadRequest
-    become 404, 403 and 400; an empty pool becomes 503 with ``Retry-After``.
+    The ORM works in everything from ``prepare`` on, ``data_received`` included. It does not in
+    ``initialize`` and ``__init__``, which Tornado calls before the request has a greenlet, nor in
+    ``on_connection_close``, which it calls from the connection's task. Django's Http404,
+    PermissionDenied and BadRequest become 404, 403 and 400; an empty pool becomes 503 with
+    ``Retry-After``.
     """
 
     _retry_after: int | None = None
@@ -63,6 +66,8 @@ class BaseRequestHandler(RequestHandler):
                 generator = getattr(method, "__wrapped__", None)
                 if inspect.isgeneratorfunction(generator):
                     setattr(cls, name, _stepped(generator))
+        if "data_received" in vars(cls):
+            cls.data_received = _in_scope(cls.data_received)  # type: ignore[method-assign]
 
     async def _execute(self, transforms: list[Any], *args: bytes, **kwargs: bytes) -> None:
         self._transforms = transforms
@@ -77,6 +82,7 @@ class BaseRequestHandler(RequestHandler):
 
     def _execute_green(self, args: tuple[bytes, ...], kwargs: dict[str, bytes]) -> None:
         transforms = self._transforms or []
+        self._context = copy_context()
         try:
             try:
                 request_started.send(sender=type(self))
@@ -101,13 +107,26 @@ class BaseRequestHandler(RequestHandler):
             return
         try:
             if self._headers_written:
-                self.detach().close()  # a finished body would pass for a whole one
+                self._break_off()
             else:
                 self.clear()
                 self.set_status(500)
                 self.finish("500: the request was interrupted\n")
         except Exception:
             logger.exception("no answer could be sent for %r", self.request)
+
+    def _break_off(self) -> None:
+        """Close the connection under half an answer: an orderly end would pass for the whole."""
+        logger.error("%s %s: broken off in its answer", self.request.method, self.request.path)
+        self.detach().close()
+        self._log()
+        self.on_finish()
+
+    def send_error(self, status_code: int = 500, **kwargs: Any) -> None:
+        if self._headers_written and not self._finished:
+            self._break_off()
+        else:
+            super().send_error(status_code, **kwargs)
 
     def _handle_request_exception(self, e: BaseException) -> None:
         status = next((code for cls, code in STATUS.items() if isinstance(e, cls)), None)
@@ -128,6 +147,20 @@ class BaseRequestHandler(RequestHandler):
             self.set_header("Retry-After", str(self._retry_after))
 
 
+def _in_scope(data_received: Callable[..., Any]) -> Callable[..., Any]:
+    """Run ``data_received``, which Tornado calls from the connection's task, for the request's.
+
+    In a helper greenlet on its scope: the request's own is parked until the body is there.
+    """
+
+    @functools.wraps(data_received)
+    def method(self: BaseRequestHandler, chunk: bytes) -> asyncio.Task[Any]:
+        call = bridge.run_green(data_received, self, chunk)
+        return asyncio.get_running_loop().create_task(call, context=self._context.copy())
+
+    return method
+
+
 def _stepped(generator_function: Callable[..., Generator[Any, Any, Any]]) -> Callable[..., Any]:
     """Run the body of a ``@gen.coroutine`` as an async function.
 
@@ -141,7 +174,7 @@ def _stepped(generator_function: Callable[..., Generator[Any, Any, Any]]) -> Cal
             item = next(generator)
             while True:
                 try:
-                    value = await _convert(item)
+                    value = await _wait_for(item)
                 except (Exception, asyncio.CancelledError) as exc:
                     item = generator.throw(exc)
                 else:
@@ -154,8 +187,15 @@ def _stepped(generator_function: Callable[..., Generator[Any, Any, Any]]) -> Cal
     return method
 
 
-def _convert(item: Any) -> Awaitable[Any]:
-    return item if inspect.iscoroutine(item) else gen.convert_yielded(item)
+async def _wait_for(item: Any) -> Any:
+    """Wait for whatever a ``@gen.coroutine`` may yield."""
+    if inspect.iscoroutine(item):
+        return await item
+    future = gen.convert_yielded(item)
+    if isinstance(future, Awaitable):
+        return await future
+    await asyncio.sleep(0)  # gen.moment, None: just let the loop run
+    return None
 
 
 async def drain(timeout: float) -> int:

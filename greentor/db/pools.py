@@ -5,7 +5,8 @@ Invariants
   a fork, are dropped when the next one is made; a forked child says nothing to the server.
 - ``asyncio.run`` closes the pools of its loop: an asynchronous generator is left open on purpose, which
   the loop closes at its end.
-- A database is told by where its settings point, not by its alias alone: the test runner renames it.
+- A pool's connections are alike. Settings that differ, where they point or in how they set a session up,
+  have another pool, under the same alias as well: the test runner renames its databases.
 """
 
 from __future__ import annotations
@@ -23,14 +24,19 @@ from greentor.pool import Driver, Pool, PoolOptions
 if TYPE_CHECKING:
     from greentor.db.wrapper import GreenWrapper
 
-Key = tuple[Any, ...]
+#: the settings that tell one database, and the sessions on it, from another
+IDENTITY = ("NAME", "HOST", "PORT", "USER", "PASSWORD", "AUTOCOMMIT", "TIME_ZONE", "OPTIONS")
 
 
 class DatabasePool(Pool[Any]):
     """A pool, with the idle wrappers of its database and what was learned of the server."""
 
-    def __init__(self, name: str, driver: Driver[Any], options: PoolOptions) -> None:
+    def __init__(
+        self, name: str, driver: Driver[Any], options: PoolOptions, identity: list[Any]
+    ) -> None:
         super().__init__(name, driver, options)
+        #: the values of the settings named in `IDENTITY`
+        self.identity = identity
         self.pid = os.getpid()
         self.wrappers: list[GreenWrapper] = []
         self.memo: dict[str, Any] = {}
@@ -41,7 +47,7 @@ class _LoopPools:
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.loop = loop
-        self.pools: dict[Key, DatabasePool] = {}
+        self.pools: list[DatabasePool] = []
         self.at_end = _at_end_of_loop(loop)
         try:
             self.at_end.asend(None).send(None)
@@ -77,23 +83,24 @@ def find_pool(
     """Return the pool for a database on ``loop``, made at the first call; None if it is to have none."""
     if alias == NO_DB_ALIAS or settings["OPTIONS"].get("pool") is False:
         return None
-    key = (
-        alias,
-        settings["NAME"],
-        settings["HOST"],
-        settings["PORT"],
-        settings["USER"],
-        settings["PASSWORD"],
-    )
     entry = _loops.get(id(loop))
     if entry is None or entry.loop is not loop:
         entry = _add_loop(loop)
-    pool = entry.pools.get(key)
-    if pool is None or pool.closed or pool.pid != os.getpid():
-        options = pool_options(alias, settings)
-        assert options is not None
-        pool = entry.pools[key] = DatabasePool(alias, make_driver(settings), options)
+    identity = [settings.get(name) for name in IDENTITY]
+    for pool in entry.pools:
+        if pool.name == alias and pool.identity == identity and not pool.closed:
+            if pool.pid == os.getpid():
+                return pool
+    options = pool_options(alias, settings)
+    assert options is not None
+    pool = DatabasePool(alias, make_driver(settings), options, [_copy(value) for value in identity])
+    entry.pools.append(pool)
     return pool
+
+
+def _copy(value: Any) -> Any:
+    """Copy dicts, which somebody may change in place; what else stands in them may not be copied."""
+    return {k: _copy(v) for k, v in value.items()} if isinstance(value, dict) else value
 
 
 def pool_options(alias: str, settings: dict[str, Any]) -> PoolOptions | None:
@@ -119,7 +126,7 @@ def pool_options(alias: str, settings: dict[str, Any]) -> PoolOptions | None:
 def current_pools(loop: asyncio.AbstractEventLoop | None = None) -> list[DatabasePool]:
     """Return the pools of ``loop``, or of the running one."""
     entry = _loops.get(id(loop or asyncio.get_running_loop()))
-    return list(entry.pools.values()) if entry is not None else []
+    return list(entry.pools) if entry is not None else []
 
 
 def close_pools(loop: asyncio.AbstractEventLoop | None = None) -> None:
@@ -129,8 +136,8 @@ def close_pools(loop: asyncio.AbstractEventLoop | None = None) -> None:
     """
     entry = _loops.get(id(loop or asyncio.get_running_loop()))
     if entry is not None:
-        pools, entry.pools = entry.pools, {}
-        for pool in pools.values():
+        pools, entry.pools = entry.pools, []
+        for pool in pools:
             pool.close()
 
 
@@ -138,7 +145,7 @@ def _add_loop(loop: asyncio.AbstractEventLoop) -> _LoopPools:
     for key, entry in list(_loops.items()):
         if entry.loop.is_closed():
             del _loops[key]
-            for pool in entry.pools.values():
+            for pool in entry.pools:
                 pool.close()
     entry = _loops[id(loop)] = _LoopPools(loop)
     return entry

@@ -5,8 +5,9 @@ Invariants
   by name before a byte is written; a helper of the scope waits for its turn, and the owner for it.
 - A wrapper borrows its connection from the pool at the first query and gives it back on ``close()`` and
   at the end of the scope, however that comes about.
-- Session set-up and ``connection_created`` happen once for a connection, when it is opened, not each
-  time it is lent. A request on an open connection sends its own statements and nothing else.
+- A session is set up once, when its connection is opened, not each time it is lent: a request on an open
+  connection sends its own statements and nothing else. ``connection_created`` is sent each time, as with
+  Django's own pool: its receivers equip the wrapper.
 - A wrapper is kept for the next request only if it is as Django makes it. Whoever still holds it, or a
   cursor of it, after its scope has ended or it gave its connection back, is refused.
 - Outside greenlets everything is Django's.
@@ -20,6 +21,7 @@ from typing import Any, ClassVar
 
 from django.db import DatabaseError
 from django.db.backends.base.base import BaseDatabaseWrapper
+from django.db.backends.signals import connection_created
 from django.db.backends.utils import CursorDebugWrapper, CursorWrapper
 from django.utils.functional import cached_property
 from greenlet import getcurrent
@@ -54,6 +56,7 @@ class GreenWrapper(BaseDatabaseWrapper):
         self._scope: Scope | None = None
         self._pool: DatabasePool | None = None  # that the connection was borrowed from
         self._home: DatabasePool | None = None  # that it last borrowed from
+        self._suspect = self._judged = False  # `close` is to discard, not to lend on
         self._kept = False  # lives in the handler's store, and is reused
         self._configured = False  # has read its settings, as it does to open a connection
         super().__init__(*args, **kwargs)
@@ -163,6 +166,8 @@ class GreenWrapper(BaseDatabaseWrapper):
         self._pool = self._home = pool
         if not fresh:
             self._attach(connection)
+            if connection_created.has_listeners(type(self)):
+                connection_created.send(sender=type(self), connection=self)
 
     def _open(self) -> Any:
         """Open a connection and set its session up, as Django does."""
@@ -195,7 +200,7 @@ class GreenWrapper(BaseDatabaseWrapper):
         self.autocommit = settings["AUTOCOMMIT"]
         self.run_on_commit = []
 
-    def ensure_connection(self) -> None:
+    def close_if_health_check_failed(self) -> None:
         # A connection that was lost outside a transaction is replaced, as the next request's would be.
         if (
             self.connection is not None
@@ -205,7 +210,18 @@ class GreenWrapper(BaseDatabaseWrapper):
             and not self._is_connected()
         ):
             self.close()
-        super().ensure_connection()
+        self._suspect = True  # Django closes it there for one reason only
+        try:
+            super().close_if_health_check_failed()
+        finally:
+            self._suspect = False
+
+    def close_if_unusable_or_obsolete(self) -> None:
+        self._judged = True  # closed there with errors_occurred still set: it is unusable
+        try:
+            super().close_if_unusable_or_obsolete()
+        finally:
+            self._judged = False
 
     def set_autocommit(self, autocommit: bool, *args: Any, **kwargs: Any) -> None:
         # Django ends every atomic block with this. When its connection was lost it would connect again,
@@ -233,7 +249,8 @@ class GreenWrapper(BaseDatabaseWrapper):
         if self._scope is None:
             super()._close()
         else:
-            self._give_back(bridge.is_dying())
+            bad = self._suspect or (self._judged and self.errors_occurred)
+            self._give_back(bad or bridge.is_dying())
             if not self._kept:
                 self._scope.remove_resource(self)
                 self._scope = None

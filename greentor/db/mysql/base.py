@@ -76,6 +76,8 @@ class DatabaseWrapper(GreenWrapper, _DjangoWrapper):  # type: ignore[misc,valid-
         return connection
 
     def is_usable(self) -> bool:
+        if self.connection is None:
+            return False
         try:
             # Before PyMySQL 1.2 the default is to reconnect silently, which loses the session.
             self.connection.ping(reconnect=False)
