@@ -11,7 +11,8 @@ Invariants
 - A hand-off must be accepted. What reaches a waiter that was cancelled in the same iteration of the
   loop is given back by the waiter itself.
 - A connection comes back clean (open, no transaction, nothing unread, same loop and process) or not at
-  all: then its slot is free again, and passed on.
+  all: then its slot is free again, and passed on. It comes back once, to the pool that lent it.
+- No error of a driver changes the accounting. Every step costs the same, however many wait.
 - `acquire` waits, in a greenlet. Whatever is called with ``force`` true does not.
 """
 
@@ -21,7 +22,7 @@ import asyncio
 import logging
 import os
 import time
-from collections import deque
+from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Generic, Protocol, TypeVar
@@ -118,8 +119,9 @@ class Pool(Generic[C]):
         self._driver = driver
         self._idle: list[C] = []
         self._opened: dict[int, float] = {}  # by id of the connection: when it was opened
+        self._lent: set[int] = set()  # their ids
         self._in_use = 0
-        self._waiters: deque[_Waiter[C]] = deque()
+        self._waiters: OrderedDict[_Waiter[C], None] = OrderedDict()
         self._pid = os.getpid()
 
     def __repr__(self) -> str:
@@ -139,7 +141,7 @@ class Pool(Generic[C]):
 
     @property
     def waiting(self) -> int:
-        return sum(not waiter.done() for waiter in self._waiters)
+        return len(self._waiters)
 
     # --- lending ------------------------------------------------------------------------------
 
@@ -151,21 +153,22 @@ class Pool(Generic[C]):
         """
         green = bridge.check_alive(f"a connection from the pool {self.name!r}")
         self._check_usable()
-        if not self._waiters and self._in_use + len(self._idle) < self.options.limit:
-            lent = self._take_idle()
-        elif not self._waiters and self._idle:
-            lent = self._take_idle()
+        offered = None
+        if self._waiters or not (self._idle or self._in_use < self.options.limit):
+            offered = self._queue(green.loop)
         else:
-            lent = self._queue(green.loop)
-        if lent is not None:
-            connection = lent[0]
-        else:
-            try:
+            self._in_use += 1
+        try:
+            lent = self._take(offered)
+            if lent is not None:
+                connection = lent[0]
+            else:
                 connection = open_()
-            except BaseException:
-                self._free_slot()
-                raise
-            self._opened[id(connection)] = time.monotonic()
+                self._opened[id(connection)] = time.monotonic()
+        except BaseException:
+            self._free_slot()
+            raise
+        self._lent.add(id(connection))
         if self.options.echo:
             logger.info("%r: lent %r", self, connection)
         return connection, lent is None
@@ -174,25 +177,22 @@ class Pool(Generic[C]):
         """Take a connection back: lend it on if it is, or can be made, clean, else discard it.
 
         Roll back, and so wait, unless ``force``. An interruption of that discards the connection and
-        is raised.
+        is raised. Raise ValueError if the connection is not on loan from this pool.
         """
         if self._pid != os.getpid():
             self._driver.close(connection)
             return
-        driver = self._driver
+        if id(connection) not in self._lent:
+            raise ValueError(f"{connection!r} is not on loan from {self!r}")
+        self._lent.remove(id(connection))
+        clean = False
         try:
-            if not (self.closed or force) and driver.is_open(connection):
-                if not driver.is_clean(connection):
-                    driver.reset(connection)
-                if driver.is_clean(connection) and not self._is_old(connection):
-                    self._give(connection)
-                    return
-        except Exception as exc:
-            logger.warning("%r: discarded a connection that failed its reset: %s", self, exc)
-        except BaseException:
-            self._discard(connection)
-            raise
-        self._discard(connection)
+            clean = not (self.closed or force) and self._clean(connection)
+        finally:
+            if clean:
+                self._give(connection)
+            else:
+                self._discard(connection)
 
     def close(self) -> None:
         """Close the idle connections and lend no more; those lent are closed when they come back."""
@@ -200,25 +200,42 @@ class Pool(Generic[C]):
         while self._idle:
             self._close(self._idle.pop())
         while self._waiters:
-            waiter = self._waiters.popleft()
+            waiter, _ = self._waiters.popitem(last=False)
             if not waiter.done():
                 waiter.set_exception(self._closed_error())
 
     # --- the state machine --------------------------------------------------------------------
 
-    def _take_idle(self) -> tuple[C] | None:
-        """Reserve a slot: with the idle connection used last, or None to open one."""
-        self._in_use += 1
-        while self._idle:
-            connection = self._idle.pop()
-            if self._driver.is_open(connection) and not self._is_old(connection):
+    def _take(self, offered: tuple[C] | None) -> tuple[C] | None:
+        """Return what was offered, or the idle connection used last, if it is open; None to open one."""
+        while offered is not None or self._idle:
+            connection = offered[0] if offered is not None else self._idle.pop()
+            offered = None
+            if self._is_open(connection) and not self._is_old(connection):
                 return (connection,)
             self._close(connection)
         return None
 
+    def _clean(self, connection: C) -> bool:
+        """Roll back if need be, and wait for it; tell whether the connection can be lent on."""
+        driver = self._driver
+        try:
+            if not driver.is_open(connection):
+                return False
+            if not driver.is_clean(connection):
+                driver.reset(connection)
+                if not driver.is_clean(connection):
+                    return False
+            return not self._is_old(connection)
+        except bridge.DeadlineExceeded:
+            raise
+        except Exception as exc:
+            logger.warning("%r: discarded a connection that failed its reset: %s", self, exc)
+            return False
+
     def _queue(self, loop: asyncio.AbstractEventLoop) -> tuple[C] | None:
         waiter: _Waiter[C] = loop.create_future()
-        self._waiters.append(waiter)
+        self._waiters[waiter] = None
         timer = loop.call_later(self.options.pool_timeout, self._expire, waiter)
         try:
             return bridge.wait(waiter, "a connection")
@@ -233,13 +250,12 @@ class Pool(Generic[C]):
             raise
         finally:
             timer.cancel()
-            if waiter in self._waiters:
-                self._waiters.remove(waiter)
+            self._waiters.pop(waiter, None)
 
     def _expire(self, waiter: _Waiter[C]) -> None:
         if not waiter.done():
             waiting = self.waiting
-            self._waiters.remove(waiter)
+            del self._waiters[waiter]
             waiter.set_exception(
                 PoolTimeout(
                     f"no connection after {self.options.pool_timeout:.1f} s from the pool "
@@ -256,7 +272,7 @@ class Pool(Generic[C]):
         if waiter := self._next_waiter():
             waiter.set_result((connection,))
             return
-        if len(self._idle) + self._in_use > self.options.pool_size:
+        if len(self._idle) >= self.options.pool_size:
             self._discard(connection)
             return
         self._in_use -= 1
@@ -265,8 +281,10 @@ class Pool(Generic[C]):
             logger.info("%r: took back %r", self, connection)
 
     def _discard(self, connection: C) -> None:
-        self._close(connection)
-        self._free_slot()
+        try:
+            self._close(connection)
+        finally:
+            self._free_slot()
 
     def _free_slot(self) -> None:
         """Give the right to open a connection to the next in the queue."""
@@ -277,7 +295,7 @@ class Pool(Generic[C]):
 
     def _next_waiter(self) -> _Waiter[C] | None:
         while self._waiters:
-            waiter = self._waiters.popleft()
+            waiter, _ = self._waiters.popitem(last=False)
             if not waiter.done():
                 return waiter
         return None
@@ -286,13 +304,25 @@ class Pool(Generic[C]):
         self._opened.pop(id(connection), None)
         if self.options.echo:
             logger.info("%r: closed %r", self, connection)
-        self._driver.close(connection)
+        try:
+            self._driver.close(connection)
+        except Exception as exc:
+            logger.warning("%r: closing a connection failed: %s", self, exc)
+
+    def _is_open(self, connection: C) -> bool:
+        try:
+            return self._driver.is_open(connection)
+        except Exception as exc:
+            logger.warning("%r: discarded a connection that failed its check: %s", self, exc)
+            return False
 
     def _is_old(self, connection: C) -> bool:
         recycle = self.options.pool_recycle
         return 0 <= recycle < time.monotonic() - self._opened[id(connection)]
 
     def _check_usable(self) -> None:
+        if self._pid != os.getpid():
+            raise PoolClosed(f"the pool {self.name!r} belongs to another process")
         if self.closed:
             raise self._closed_error()
 

@@ -6,8 +6,8 @@ Invariants
 - One greenlet at a time. A second one is refused by name before a byte is written or taken.
 - Whatever interrupts a read or a write (timeout, cancel, kill) closes the connection: no half packet is
   sent on, and no answer reaches the next question.
-- `sendall` returns when the last byte has gone to the kernel (over TLS: all but the last `TLS_CHUNK`), or
-  the peer has closed. At most about `READ_LIMIT` bytes are read ahead of whoever consumes them.
+- `sendall` returns when the last byte has gone to the kernel (over TLS: all but the last `TLS_CHUNK`).
+  At most about `READ_LIMIT` bytes are read ahead of whoever consumes them.
 - Outside a greenlet nothing ever waits; from garbage collection, other threads and forked children it
   only closes, a forked child its copy alone.
 """
@@ -32,6 +32,8 @@ from greentor import bridge
 READ_LIMIT = 256 * 1024
 #: encrypt so many bytes at a time: a TLS transport does not count what it has passed on
 TLS_CHUNK = 64 * 1024
+
+_HUNG_UP = "the server has closed the connection"
 
 
 class ConcurrentUseError(RuntimeError):
@@ -131,7 +133,7 @@ class Stream(asyncio.Protocol):
             raise self._error
         transport = self._transport
         if transport is None or transport.is_closing() or self._eof:
-            raise ConnectionResetError("the server has closed the connection")
+            raise ConnectionResetError(_HUNG_UP)
         self._mid_write = True
         try:
             for piece in _pieces(data) if self._tls else (data,):
@@ -140,6 +142,8 @@ class Stream(asyncio.Protocol):
                     self._wait(0, "writing")
                     if self._eof:
                         break
+            if self._eof and not self._buffer:  # else it has said why: a packet too large for it
+                raise ConnectionResetError(_HUNG_UP)
         except BaseException:
             self.close()
             raise
@@ -150,7 +154,7 @@ class Stream(asyncio.Protocol):
         self._check_free("the TLS handshake")
         transport = self._transport
         if transport is None:
-            raise ConnectionResetError("the server has closed the connection")
+            raise ConnectionResetError(_HUNG_UP)
         if self._buffer:
             # Somebody on the way could slip plain text in front of the encrypted.
             self.close()

@@ -155,7 +155,7 @@ def test_an_async_function_and_all_that_it_awaits_see_one_greenlet(run):
         return getcurrent()
 
     async def main():
-        assert set(seen + [await function()]) == set(seen)
+        assert {*seen, await function()} == set(seen)
         assert len(set(seen)) == 1
 
     run(main)
@@ -379,7 +379,7 @@ def test_stop_iteration_is_an_error_not_a_result(run):
 
 
 def test_a_future_that_is_returned_is_a_result_and_a_coroutine_is_awaited(run):
-    """As in any async function; a coroutine only because the function may be a sync wrapper of one."""
+    """As in any async function; a coroutine because the function may be a sync wrapper of one."""
 
     async def main():
         future = later("waited")
@@ -788,7 +788,7 @@ def test_spawn_names_a_function_without_calling_its_repr(run):
 
 
 def test_an_exception_that_nobody_retrieves_is_logged_at_once(run):
-    """Not at the next full garbage collection, as a cycle of task, traceback and greenlet would be."""
+    """Not at the next full collection, as a cycle of task, traceback and greenlet would be."""
 
     def fail():
         raise ValueError("nobody looks")

@@ -82,9 +82,29 @@ def test_greenlet_exit_raised_in_a_green_function_is_a_cancel_not_a_result(run):
     run(main)
 
 
+def test_greenlet_exit_that_comes_out_of_a_future_is_a_cancel_not_a_result(run):
+    @green
+    def function():
+        future = never()
+        asyncio.get_running_loop().call_soon(future.set_exception, GreenletExit())
+        wait(future)
+
+    async def main():
+        results = []
+
+        async def awaits():
+            results.append(await function())
+
+        with pytest.raises(asyncio.CancelledError):
+            await asyncio.create_task(awaits())
+        assert results == []
+
+    run(main)
+
+
 @pytest.mark.parametrize("way", ["wait", "await", "async"])
 def test_a_killed_greenlet_may_not_wait_and_its_task_is_cancelled(run, way):
-    """``greenlet.throw``, from outside: the task must neither hang nor get the future as a result."""
+    """``greenlet.throw``, from outside: the task must not hang, nor get the future's result."""
     log, greens, futures = [], [], []
 
     def function():
@@ -156,10 +176,9 @@ def test_coroutine_closed_from_another_greenlet_answers_its_own_driver(run):
 
     @green
     def closer(coroutine):
-        before = getcurrent()
         assert await_(asyncio.sleep(0, "mine")) == "mine"
+        asyncio.get_running_loop().call_soon(log.append, "the loop has run")
         coroutine.close()
-        assert getcurrent() is before
         log.append("closed")
         assert await_(asyncio.sleep(0, "mine")) == "mine"
         return "closer's result"
@@ -171,7 +190,41 @@ def test_coroutine_closed_from_another_greenlet_answers_its_own_driver(run):
         other = asyncio.create_task(green(await_)(asyncio.sleep(0, "other")))
         assert await closing == "closer's result"
         assert await other == "other"
-        assert log == [("dying", True), "closed"]
+        assert log == [("dying", True), "closed", "the loop has run"]
+
+    run(main)
+
+
+@pytest.mark.parametrize("how", ["send", "throw"])
+def test_coroutine_driven_from_another_greenlet_answers_its_own_driver(run, how):
+    log = []
+
+    def parked(future):
+        try:
+            wait(future)
+        except KeyError:
+            log.append("caught")
+        wait(never())
+
+    @green
+    def driver(coroutine, future):
+        asyncio.get_running_loop().call_soon(log.append, "the loop has run")
+        if how == "send":
+            future.set_result(None)
+            waits_for = coroutine.send(None)
+        else:
+            waits_for = coroutine.throw(KeyError())
+        waits_for._asyncio_future_blocking = False
+        assert asyncio.isfuture(waits_for)
+        assert waits_for is not future
+        assert "the loop has run" not in log
+        coroutine.close()
+        assert "the loop has run" not in log
+
+    async def main():
+        future = never()
+        await driver(await start(parked, future), future)
+        assert ("caught" in log) is (how == "throw")
 
     run(main)
 

@@ -1,18 +1,27 @@
 """Helper greenlets: child tasks that inherited a scope share it, one at a time."""
 
 import asyncio
+import contextvars
 import gc
 import random
 import sys
 import threading
 
 import pytest
+from greenlet import getcurrent, greenlet
 
-from greentor import NotGreen, ScopeClosed, await_, green, in_green, sleep, spawn, timeout
+from greentor import NotGreen, ScopeClosed, await_, green, in_green, sleep, spawn, thread, timeout
 from greentor import bridge as bridge_module
-from greentor.bridge import current_scope, run_in_scope, take_turn, wait
+from greentor.bridge import current_scope, run_in_scope, step_detached, take_turn, wait
+
+VAR = contextvars.ContextVar("VAR")
 
 eager = pytest.mark.skipif(sys.version_info < (3, 12), reason="eager tasks are new in Python 3.12")
+
+
+def eager_factory(loop, coroutine, **kwargs):
+    """As ``asyncio.eager_task_factory``, whose 3.13.0 does not take what uvloop hands it."""
+    return asyncio.Task(coroutine, loop=loop, **{**kwargs, "eager_start": True})
 
 
 async def settle(rounds=10):
@@ -104,6 +113,31 @@ def test_no_helper_is_let_in_while_the_owner_waits_for_its_own_io(run):
         assert not asked.done()
         await asked
         assert log == ["owner", "helper"]
+
+    run(owner)
+
+
+def test_a_detached_step_keeps_the_turn_and_has_an_empty_context(run):
+    """A connection is opened in one: its transport must not keep the context of the request."""
+    log = []
+    VAR.set("of the test")
+
+    async def opening():
+        assert VAR.get(None) is None
+        assert current_scope() is getcurrent().frame.scope
+        for _ in range(5):
+            await asyncio.sleep(0)
+        VAR.set("of the step")
+        log.append("opened")
+
+    @green
+    async def owner():
+        assert VAR.get() == "of the test"
+        asked = asyncio.create_task(green(log.append)("helper"))
+        step_detached(opening())
+        assert log == ["opened"]
+        assert VAR.get() == "of the test"
+        await asked
 
     run(owner)
 
@@ -209,87 +243,63 @@ def test_a_helper_cancelled_while_it_queues(run):
 
 def test_a_helper_cancelled_in_the_iteration_of_the_hand_over(run):
     """The turn reached its future, but never the task."""
-    turns = Turns()
+    log = []
+    gate = victim = None
+
+    def first():
+        wait(gate)
+        asyncio.get_running_loop().call_soon(victim.cancel)  # ahead of the victim's wake-up
+        log.append("first")
 
     @green
     async def owner():
-        first = asyncio.create_task(green(turns.work)("first"))
-        tasks = [asyncio.create_task(green(turns.work)(number)) for number in range(3)]
-        first.add_done_callback(lambda _: None)
+        nonlocal gate, victim
+        gate = never()
+        one = asyncio.create_task(green(first)())
+        victim = asyncio.create_task(green(log.append)("victim"))
+        three = asyncio.create_task(green(log.append)("third"))
+        await settle(3)
+        gate.set_result(None)
+        await asyncio.wait([one, victim, three], timeout=5)
+        assert victim.cancelled()
+        assert log == ["first", "third"]
+        take_turn()
+
+    run(owner)
+
+
+def test_a_green_function_awaited_by_no_task_takes_no_turn(run):
+    log = []
+
+    def callback():
+        try:
+            green(log.append)("never").send(None)
+        except BaseException as exc:
+            log.append(type(exc))
+
+    @green
+    async def owner():
+        asyncio.get_running_loop().call_soon(callback)  # in this context, so on this scope
         await settle(2)
-        (frame,) = {bridge_module.getcurrent().frame}
-        handed = list(frame._queue)
-        give_back = frame.give_back
+        assert log == [NotGreen]
+        await asyncio.wait_for(asyncio.create_task(green(log.append)("helper")), 5)
+        take_turn()
+        assert log == [NotGreen, "helper"]
 
-        def cancel_after_hand_over():
-            assert handed[0].result() is True
-            tasks[0].cancel()
-
-        asyncio.get_running_loop()
-        handed[0].add_done_callback(lambda _: cancel_after_hand_over())
-        # Done callbacks run in order: the task's own wake-up comes first, so put ours before it.
-        handed[0]._callbacks if hasattr(handed[0], "_callbacks") else None
-        assert give_back is not None
-        await asyncio.wait([first, *tasks])
-        return tasks
-
-    async def main():
-        # The same, deterministically: the cancel is issued right where the turn is handed over.
-        await in_the_very_iteration()
-
-    async def in_the_very_iteration():
-        log = []
-        gate = None
-
-        def first():
-            wait(gate)
-            asyncio.get_running_loop().call_soon(victim.cancel)  # before the victim's wake-up
-            log.append("first")
-
-        @green
-        async def owner():
-            nonlocal gate, victim
-            gate = never()
-            one = asyncio.create_task(green(first)())
-            victim = asyncio.create_task(green(log.append)("victim"))
-            three = asyncio.create_task(green(log.append)("third"))
-            await settle(3)
-            gate.set_result(None)
-            await asyncio.wait([one, victim, three])
-            assert victim.cancelled()
-            assert log == ["first", "third"]
-            take_turn()
-
-        victim = None
-        await owner()
-
-    run(main)
+    run(owner)
 
 
 def test_a_queued_helper_whose_coroutine_is_closed(run):
     log = []
 
-    @green
-    async def owner():
-        gate = never()
-        first = asyncio.create_task(green(wait)(gate))
-        await settle(2)
+    async def by_hand():
+        """Step the coroutine as the task of an inherited scope, and close it while it queues."""
         coroutine = green(log.append)("closed")
         coroutine.send(None)._asyncio_future_blocking = False
-        # send() put the coroutine on this very greenlet: in_green, and so no helper
-        coroutine.close()
-        gate.set_result(None)
-        await first
-
-    async def by_hand():
-        """Step the coroutine as a task of an inherited scope would."""
-        coroutine = green(log.append)("closed")
-        future = coroutine.send(None)
-        future._asyncio_future_blocking = False
         coroutine.close()
 
     @green
-    async def owner_of_task():
+    async def owner():
         gate = never()
         first = asyncio.create_task(green(wait)(gate))
         await settle(2)
@@ -301,7 +311,7 @@ def test_a_queued_helper_whose_coroutine_is_closed(run):
         take_turn()
         assert log == ["last"]
 
-    run(owner_of_task)
+    run(owner)
 
 
 def test_a_helper_killed_while_it_has_the_turn(run):
@@ -571,31 +581,28 @@ def test_a_timeout_gets_an_owner_out_of_a_wait_for_its_helper(run):
 def test_an_owner_closed_with_a_helper_at_work_dies_at_once(run):
     log = []
     helpers = []
+    gate = coroutine = None
 
     async def owner():
         current_scope().add_resource("it", log.append)
         helpers.append(asyncio.create_task(green(wait)(gate)))
         await never()
 
+    async def by_hand():
+        nonlocal coroutine
+        coroutine = green(owner)()
+        coroutine.send(None)._asyncio_future_blocking = False
+
     async def main():
         nonlocal gate
         gate = never()
-        task = asyncio.create_task(drive())
+        await asyncio.create_task(by_hand())
         await settle()
-        task.get_coro()
-        kept[0].close()
+        coroutine.close()
         assert log == [True]
         gate.set_result("result")
         assert await helpers[0] == "result"
-        await task
 
-    async def drive():
-        coroutine = green(owner)()
-        coroutine.send(None)._asyncio_future_blocking = False
-        kept.append(coroutine)
-
-    gate = None
-    kept = []
     run(main)
 
 
@@ -626,6 +633,43 @@ def test_current_scope_of_callers_of_every_kind(run):
 
     run(main)
     assert current_scope() is None
+
+
+def test_a_foreign_greenlet_has_no_scope_even_in_our_context(run):
+    """As SQLAlchemy's, which share the context of their task."""
+
+    def look():
+        foreign = greenlet(current_scope)
+        foreign.gr_context = getcurrent().gr_context
+        return foreign.switch()
+
+    async def child():
+        assert current_scope() is not None
+        assert look() is None
+
+    @green
+    async def owner():
+        assert look() is None
+        await asyncio.create_task(child())
+
+    run(owner)
+
+
+def test_what_a_thread_sends_back_to_the_loop_has_a_scope_of_its_own(run):
+    async def sent_back():
+        assert current_scope() is None
+        return await green(current_scope)()
+
+    def work(loop):
+        return asyncio.run_coroutine_threadsafe(sent_back(), loop).result(5)
+
+    @green
+    def owner():
+        scope = thread(work, asyncio.get_running_loop())
+        assert scope is not current_scope()
+        assert scope.closed
+
+    run(owner)
 
 
 def test_an_inherited_scope_means_nothing_on_another_loop(run):
@@ -678,7 +722,7 @@ def test_the_first_step_of_an_eager_task_is_not_in_the_greenlet_of_its_creator(r
     @green
     async def owner():
         if how == "factory":
-            asyncio.get_running_loop().set_task_factory(asyncio.eager_task_factory)
+            asyncio.get_running_loop().set_task_factory(eager_factory)
         assert in_green()
         first = start(child())
         assert log == ["first step"]
@@ -705,7 +749,7 @@ def test_the_first_step_of_an_eager_task_is_not_in_the_greenlet_of_its_creator(r
 def test_an_eager_task_that_runs_to_its_end_in_its_first_step(run):
     @green
     async def owner():
-        asyncio.get_running_loop().set_task_factory(asyncio.eager_task_factory)
+        asyncio.get_running_loop().set_task_factory(eager_factory)
         scope = current_scope()
         assert await asyncio.gather(*(green(current_scope)() for _ in range(3))) == [scope] * 3
         task = spawn(current_scope)
@@ -735,7 +779,7 @@ def test_turns_under_an_eager_task_factory(run):
         turns.work(name, steps=1)
 
     async def main():
-        asyncio.get_running_loop().set_task_factory(asyncio.eager_task_factory)
+        asyncio.get_running_loop().set_task_factory(eager_factory)
         await asyncio.gather(*(nested(2, str(number)) for number in range(1)))
         assert len(turns.log) == 13
 

@@ -1,4 +1,4 @@
-"""What the settings say: options refused by name, and what will block the loop named at start-up."""
+"""What the settings say: wrong options refused by name, what will block the loop said."""
 
 import logging
 import subprocess
@@ -7,7 +7,7 @@ import textwrap
 from pathlib import Path
 
 import pytest
-from django.core.checks import run_checks
+from django.core.checks.registry import registry
 from django.core.exceptions import ImproperlyConfigured
 from django.test import override_settings
 
@@ -109,7 +109,9 @@ def test_what_will_block_the_loop_is_said_at_the_start():
     assert (done.returncode, done.stdout) == (0, "started\n"), done.stderr
     said = done.stderr.splitlines()
     assert len(said) == 3
-    for line, alias in zip(said, ["DATABASES['slow']", "CACHES['remote']", "CACHES['old']"]):
+    for line, alias in zip(
+        said, ["DATABASES['slow']", "CACHES['remote']", "CACHES['old']"], strict=True
+    ):
         assert line.startswith(f"WARNING:greentor:{alias}: ")
         assert "blocks the event loop" in line
     assert "greentor.thread" in said[1]
@@ -121,7 +123,8 @@ def test_nothing_is_said_when_nothing_blocks():
 
 
 def test_the_same_is_said_by_manage_py_check():
+    assert checks.check_blocking in registry.get_checks()
     with override_settings(CACHES={"default": REDIS}):
-        messages = [message for message in run_checks() if message.id == "greentor.W001"]
-    assert [message.level for message in messages] == [logging.WARNING]
-    assert "CACHES['default']" in messages[0].msg
+        [message] = checks.check_blocking()
+    assert (message.id, message.level) == ("greentor.W001", logging.WARNING)
+    assert "CACHES['default']" in message.msg

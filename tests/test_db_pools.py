@@ -1,4 +1,4 @@
-"""The pools of Django's databases: their options, their loops, the end of a loop, a server that goes."""
+"""The pools of Django's databases: options, loops and their ends, a server that goes."""
 
 import asyncio
 import gc
@@ -329,7 +329,9 @@ def test_a_server_restarted_between_requests_fails_those_in_flight_alone(
         )
         await asyncio.get_running_loop().run_in_executor(None, mariadb.restart)
         outcomes = await asyncio.gather(*flying, return_exceptions=True)
-        assert [isinstance(outcome, DatabaseError) for outcome in outcomes] == [True, True], outcomes
+        assert [isinstance(outcome, DatabaseError) for outcome in outcomes] == [True, True], (
+            outcomes
+        )
         await asyncio.gather(*(sleep_in_database(0.01) for _ in range(20)))
         assert the_pool().in_use == 0
 
@@ -342,9 +344,9 @@ def test_connections_that_are_refused_free_their_slots(run, mariadb, django_db_t
 
     async def main():
         outcomes = await asyncio.gather(*(server_id() for _ in range(30)), return_exceptions=True)
-        assert {type(outcome) for outcome in outcomes} == {connection.Database.OperationalError} or {
-            getattr(outcome, "args", [None])[0] for outcome in outcomes
-        } == {1045}
+        assert {type(outcome) for outcome in outcomes} == {
+            connection.Database.OperationalError
+        } or {getattr(outcome, "args", [None])[0] for outcome in outcomes} == {1045}
         assert [(pool.in_use, pool.idle) for pool in current_pools()] == [(0, 0)]
 
     run(main)

@@ -700,6 +700,8 @@ def test_farewell_arrives_though_the_next_call_is_close(
     @greentor.green
     def main() -> None:
         stream, peer = open_tls_pair(listener, contexts) if tls else open_pair(listener)
+        peer.sendall(b"x")
+        assert stream.read(1) == b"x"  # and all that a TLS server says at first
         stream.send_last(b"bye")
         stream.close()
         stream.close()

@@ -37,7 +37,6 @@ PYMYSQL_NAMES = (
     "_read_query_result",
     "_read_timeout",
     "_result",
-    "_rfile",
     "_secure",
     "_sock",
     "_write_bytes",

@@ -1,0 +1,181 @@
+"""Many requests at once: each has its own answer, none holds up the loop, no thread is made."""
+
+import asyncio
+import importlib.util
+import random
+import threading
+import time
+
+import pytest
+from django.conf import settings
+from django.db import connection, connections, transaction
+from django.db.models import F
+
+import greentor
+from greentor import green
+from greentor.db.pools import current_pools
+from greentor.web import BaseRequestHandler
+from tests.test_web import serving
+from tests.testapp.models import Author, Counter
+
+pytestmark = pytest.mark.usefixtures("clean_tables")
+
+IN_FLIGHT = 200
+
+
+class Echo(BaseRequestHandler):
+    """Answer with the token, after a way through the database."""
+
+    def get(self, token):
+        seconds = float(self.get_argument("s"))
+        if int(token) % 2:
+            self.write(f"{self.echo(seconds, token)}\n")
+            return
+        with transaction.atomic(), connection.cursor() as cursor:
+            cursor.execute("SET @token = %s", [token])
+            echoed = self.echo(seconds, token)
+            cursor.execute("SELECT @token")
+            self.write(f"{echoed if (echoed,) == cursor.fetchone() else 'another connection'}\n")
+
+    def echo(self, seconds, token):
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT SLEEP(%s), %s", [seconds, token])
+            return cursor.fetchone()[1]
+
+
+def route(served):
+    served.server.request_callback.add_handlers(r".*", [(r"/echo/(\d+)", Echo)])
+
+
+async def echo_client(port, tokens, wrong):
+    """Ask for one token after the other on one connection, kept alive."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    for token in tokens:
+        seconds = random.choice((0, 0, 0.001, 0.005))
+        writer.write(f"GET /echo/{token}?s={seconds} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+        head = await reader.readuntil(b"\r\n\r\n")
+        body = await reader.readline()
+        if b" 200 OK" not in head or body != f"{token}\n".encode():
+            wrong.append((token, head, body))
+            break
+    writer.close()
+    await writer.wait_closed()
+
+
+@pytest.mark.parametrize(
+    ("loop", "count"),
+    [
+        ("asyncio", 20_000),
+        pytest.param(
+            "uvloop",
+            4_000,
+            marks=pytest.mark.skipif(
+                importlib.util.find_spec("uvloop") is None, reason="uvloop is not installed"
+            ),
+        ),
+    ],
+)
+def test_every_request_has_its_own_token_back(loop, count, monkeypatch):
+    options = settings.DATABASES["default"]["OPTIONS"]
+    monkeypatch.setitem(options, "pool", {"pool_size": 24, "max_overflow": 8, "pool_timeout": 30})
+    wrong = []
+
+    async def main():
+        threads = threading.active_count()
+        async with serving(Echo) as served:
+            route(served)
+            per_client = count // IN_FLIGHT
+            await asyncio.gather(
+                *(
+                    echo_client(served.port, range(n * per_client, (n + 1) * per_client), wrong)
+                    for n in range(IN_FLIGHT)
+                )
+            )
+            [pool] = current_pools()
+            assert pool.idle == 24
+        assert threading.active_count() <= threads + 1  # of uvloop's or asyncio's resolver
+
+    factory = None
+    if loop == "uvloop":
+        import uvloop
+
+        factory = uvloop.new_event_loop
+    with asyncio.Runner(loop_factory=factory) as runner:
+        runner.run(main())
+    assert wrong == []
+
+
+@pytest.fixture
+def fifty_connections(mariadb, monkeypatch):
+    connections.close_all()
+    mariadb.execute("SET GLOBAL max_connections = 70")
+    options = settings.DATABASES["default"]["OPTIONS"]
+    monkeypatch.setitem(options, "pool", {"pool_size": 50, "max_overflow": 0})
+    yield
+    mariadb.execute(f"SET GLOBAL max_connections = {mariadb.max_connections}")
+
+
+def test_a_ticker_keeps_ticking_while_fifty_greenlets_wait_for_the_database(run, fifty_connections):
+    @green
+    def wait(times, start=0.0):
+        greentor.sleep(start)
+        for _ in range(times):
+            with connection.cursor() as cursor:
+                cursor.execute("SELECT SLEEP(0.3)")
+
+    async def main():
+        intervals = []
+
+        async def tick():
+            while True:
+                before = time.monotonic()
+                await asyncio.sleep(0.1)
+                intervals.append(time.monotonic() - before)
+
+        await asyncio.gather(*(wait(1) for _ in range(50)))  # opens the connections
+        threads = threading.active_count()
+        ticker = asyncio.create_task(tick())
+        started = time.monotonic()
+        await asyncio.gather(*(wait(5, n * 0.006) for n in range(50)))
+        elapsed = time.monotonic() - started
+        ticker.cancel()
+        assert elapsed < 2.5  # fifty at a time
+        assert len(intervals) >= 10
+        *most, longest = sorted(intervals)
+        assert max(most) < 0.12
+        assert longest < 0.2  # the machine has other work, too
+        assert threading.active_count() <= threads
+        [pool] = current_pools()
+        assert (pool.in_use, pool.idle) == (0, 50)
+
+    run(main)
+
+
+def test_counting_under_contention_loses_nothing(run):
+    """Row locks, savepoints and rollbacks of fifty requests over twelve connections."""
+
+    @green
+    async def add(n):
+        with transaction.atomic():
+            counter = await Counter.objects.select_for_update().aget(name="shared")
+            counter.n += 1
+            await asyncio.sleep(0)
+            counter.save()
+            try:
+                with transaction.atomic():
+                    Counter.objects.update(n=F("n") + 1000)
+                    raise ZeroDivisionError
+            except ZeroDivisionError:
+                pass
+            if n % 5 == 0:
+                transaction.set_rollback(True)
+
+    async def main():
+        await green(Counter.objects.create)(name="shared")
+        await asyncio.gather(*(add(n) for n in range(50)))
+        assert (await green(Counter.objects.get)(name="shared")).n == 40
+        assert await green(Author.objects.count)() == 0
+        [pool] = current_pools()
+        assert pool.in_use == 0
+
+    run(main)
