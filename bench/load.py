@@ -33,7 +33,9 @@ class Failure(Exception):
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m bench.load", description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m bench.load", description=__doc__.split("\n")[0]
+    )
     parser.add_argument("--seconds", type=int, default=20, help="of each run of wrk")
     parser.add_argument("--requests", type=int, default=20_000, help="of ab on /db")
     parser.add_argument("--tokens", type=int, default=20_000, help="echo requests, each checked")

@@ -10,13 +10,11 @@ from greentor.bridge import (
     await_,
     green,
     in_green,
-    sleep,
     spawn,
-    thread,
-    timeout,
 )
 from greentor.glocal import local
 from greentor.scope import ScopeClosed
+from greentor.waits import sleep, thread, timeout
 
 __version__ = "0.1.0"
 

@@ -23,13 +23,12 @@ import asyncio
 import functools
 import inspect
 import logging
-import time
 import types
 import weakref
 from collections.abc import Awaitable, Callable, Coroutine, Generator
 from contextvars import Context, ContextVar, copy_context
 from threading import get_ident
-from typing import Any, ParamSpec, TypeVar, cast, overload
+from typing import Any, ParamSpec, Protocol, TypeVar, cast, overload
 
 from greenlet import GreenletExit, getcurrent, greenlet
 
@@ -40,10 +39,10 @@ T = TypeVar("T")
 
 logger = logging.getLogger("greentor")
 
-#: called in the worker thread when a function that `thread` ran there has returned
-thread_exit_hooks: list[Callable[[], None]] = []
 #: called with the event loop when the outermost scope of a task is opened
 scope_hooks: list[Callable[[asyncio.AbstractEventLoop], None]] = []
+
+_EAGER = hasattr(asyncio, "eager_task_factory")
 
 _frame: ContextVar[Frame | None] = ContextVar("greentor_frame", default=None)
 _spawned: set[asyncio.Task[Any]] = set()
@@ -54,7 +53,14 @@ class NotGreen(RuntimeError):
 
 
 class DeadlineExceeded(TimeoutError):
-    """The `timeout` around a parked call has run out."""
+    """The `greentor.timeout` around a parked call has run out."""
+
+
+class Deadline(Protocol):
+    """What a greenlet keeps of a `greentor.timeout` that it is in."""
+
+    def check(self, exc: BaseException | None) -> None:
+        """Raise DeadlineExceeded instead of a cancel that is the deadline's own, and nobody else's."""
 
 
 class Green(greenlet):
@@ -68,7 +74,7 @@ class Green(greenlet):
         self.frame = frame
         self.dying = False
         self.thread_id = get_ident()
-        self.timeouts: list[timeout] = []
+        self.timeouts: list[Deadline] = []
 
     @property
     def task(self) -> asyncio.Task[Any]:
@@ -82,7 +88,7 @@ def in_green() -> bool:
     without being that greenlet's task: it is not in the greenlet.
     """
     g = getcurrent()
-    return type(g) is Green and (asyncio.current_task(g.loop) is g._task() or g.dying)
+    return type(g) is Green and (not _EAGER or asyncio.current_task(g.loop) is g._task() or g.dying)
 
 
 def current_scope() -> Scope | None:
@@ -270,6 +276,13 @@ def _kill(g: Green) -> None:
 # --- waiting ----------------------------------------------------------------------------------
 
 
+def detached_context() -> Context:
+    """Return a copy of the context that has no part in the scope: for what runs elsewhere."""
+    context = copy_context()
+    context.run(_frame.set, None)
+    return context
+
+
 def current_green(what: str) -> Green:
     """Return the running greenlet; raise `NotGreen` naming ``what`` if it is none of ours."""
     g = getcurrent()
@@ -335,7 +348,8 @@ def await_(awaitable: Awaitable[T]) -> T:
         if inspect.iscoroutine(awaitable):
             awaitable.close()
         raise
-    return cast(T, _step(g, awaitable if inspect.iscoroutine(awaitable) else _await(awaitable)))
+    coroutine = awaitable if inspect.iscoroutine(awaitable) else _await(awaitable)
+    return cast(T, _step(g, coroutine))
 
 
 async def _await(awaitable: Awaitable[T]) -> T:
@@ -394,7 +408,7 @@ def _step(g: Green, coroutine: Coroutine[Any, Any, Any], context: Context | None
 
 def _switch(g: Green, item: Any) -> Any:
     try:
-        return g.parent.switch(item)
+        return g.parent.switch(item)  # type: ignore[union-attr]
     except GreenletExit:
         if not g.dying:  # killed by ``greenlet.throw``, which its task has not seen
             g.dying = True
@@ -405,103 +419,6 @@ def _switch(g: Green, item: Any) -> Any:
 def _check_timeouts(g: Green, exc: asyncio.CancelledError) -> None:
     for deadline in reversed(g.timeouts):
         deadline.check(exc)
-
-
-def sleep(seconds: float) -> None:
-    """Park the greenlet for ``seconds``; in a plain thread, sleep."""
-    if not in_green() and asyncio._get_running_loop() is None:
-        time.sleep(seconds)
-    else:
-        await_(asyncio.sleep(seconds))
-
-
-def pause(seconds: float) -> None:
-    """As `sleep`, keeping the scope's turn: between two tries of its own I/O."""
-    loop = check_alive("pausing").loop
-    future: asyncio.Future[None] = loop.create_future()
-    timer = loop.call_later(seconds, _finish, future)
-    try:
-        wait(future)
-    finally:
-        timer.cancel()
-
-
-def _finish(future: asyncio.Future[None]) -> None:
-    if not future.done():
-        future.set_result(None)
-
-
-def thread(fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
-    """Park the greenlet, run ``fn`` in a worker thread, and return its result.
-
-    For what would block the loop: CPU work, files, clients of other services. Database connections
-    that the thread opened are closed when ``fn`` returns. A cancel leaves the thread to its end. In a
-    plain thread, call ``fn`` directly.
-    """
-    if not in_green() and asyncio._get_running_loop() is None:
-        return fn(*args, **kwargs)
-    loop = check_alive("thread()").loop
-    context = copy_context()
-    context.run(_frame.set, None)
-    call = functools.partial(_in_thread, fn, *args, **kwargs)
-    return cast(T, await_(loop.run_in_executor(None, context.run, call)))
-
-
-def _in_thread(fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> T:
-    try:
-        return fn(*args, **kwargs)
-    except StopIteration as exc:  # a future cannot take it, and would never be done
-        raise RuntimeError("a function raised StopIteration in its thread") from exc
-    finally:
-        for hook in thread_exit_hooks:
-            hook()
-
-
-class timeout:  # noqa: N801, used as a function
-    """Limit what the ``with`` block may take: raise TimeoutError at the call parked in it.
-
-    For sync code in a greenlet. Async code within is cancelled where it is parked, as by
-    ``asyncio.timeout``, and the TimeoutError raised around it. It strikes once. ``seconds`` None
-    means no limit. A connection that was waiting for an answer is discarded.
-    """
-
-    def __init__(self, seconds: float | None) -> None:
-        self.seconds = seconds
-        self._handle: asyncio.TimerHandle | None = None
-        self._expired = False
-
-    def __enter__(self) -> timeout:
-        self._green = g = current_green("timeout()")
-        if self.seconds is not None:
-            self._cancelling = g.task.cancelling()
-            self._handle = g.loop.call_later(self.seconds, self._expire)
-            g.timeouts.append(self)
-        return self
-
-    def __exit__(self, kind: object, exc: BaseException | None, traceback: object) -> None:
-        if self._handle is None:
-            return
-        self._handle.cancel()
-        self._green.timeouts.remove(self)
-        self.check(exc)
-        if self._expired:
-            self._green.task.uncancel()
-
-    def _expire(self) -> None:
-        self._expired = True
-        self._green.task.cancel()
-
-    def check(self, exc: BaseException | None) -> None:
-        """Raise DeadlineExceeded instead of a cancel that is ours, and nobody else's as well."""
-        task = self._green.task
-        if (
-            self._expired
-            and isinstance(exc, asyncio.CancelledError)
-            and task.cancelling() - 1 <= self._cancelling
-        ):
-            self._expired = False
-            task.uncancel()
-            raise DeadlineExceeded(f"timed out after {self.seconds} s") from exc
 
 
 def _name(fn: Callable[..., Any]) -> str:

@@ -60,12 +60,18 @@ class _State:
         return space
 
 
-class local:  # noqa: N801, named as threading.local is
+class local:
     """Attributes bound to the running greenlet's scope, or else to the thread."""
 
     __slots__ = ("__weakref__", "_local__state")
 
     _local__state: _State
+    _local__has_descriptors = False
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        members = (value for base in cls.__mro__[:-2] for value in vars(base).values())
+        cls._local__has_descriptors = any(hasattr(type(value), "__set__") for value in members)
 
     def __new__(cls, /, *args: Any, **kwargs: Any) -> local:
         if (args or kwargs) and cls.__init__ is object.__init__:
@@ -110,8 +116,8 @@ def _read_only(owner: local) -> AttributeError:
     return AttributeError(f"{type(owner).__name__!r} object attribute '__dict__' is read-only")
 
 
-def _is_data_descriptor(cls: type, name: str) -> bool:
-    if cls is local:
+def _is_data_descriptor(cls: type[local], name: str) -> bool:
+    if not cls._local__has_descriptors:
         return False
     for base in cls.__mro__:
         if name in base.__dict__:

@@ -20,16 +20,16 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Generic, Protocol, TypeVar
 
-from greentor import bridge
+from greentor import bridge, process
 
 C = TypeVar("C")
+C_contra = TypeVar("C_contra", contravariant=True)
 
 logger = logging.getLogger("greentor.pool")
 
@@ -42,19 +42,19 @@ class PoolClosed(RuntimeError):
     """The pool was closed; it lends nothing any more."""
 
 
-class Driver(Protocol[C]):
+class Driver(Protocol[C_contra]):
     """What a pool needs to know of a kind of connection. Only `reset` may wait."""
 
-    def is_open(self, connection: C) -> bool:
+    def is_open(self, connection: C_contra) -> bool:
         """Tell, without I/O, whether the connection can be used."""
 
-    def is_clean(self, connection: C) -> bool:
+    def is_clean(self, connection: C_contra) -> bool:
         """Tell, without I/O, whether it carries nothing over: transaction, unread result or bytes."""
 
-    def reset(self, connection: C) -> None:
+    def reset(self, connection: C_contra) -> None:
         """Make it clean, by a rollback. It is discarded if this raises or does not help."""
 
-    def close(self, connection: C) -> None:
+    def close(self, connection: C_contra) -> None:
         """Close it without waiting for anybody."""
 
 
@@ -95,7 +95,7 @@ class PoolOptions:
                 "pool_size and max_overflow must not be negative, nor both 0: "
                 f"got {result.pool_size} and {result.max_overflow}"
             )
-        if result.pool_timeout < 0:
+        if not result.pool_timeout >= 0:  # nan neither
             raise ValueError(f"pool_timeout must not be negative: got {result.pool_timeout}")
         return result
 
@@ -122,7 +122,7 @@ class Pool(Generic[C]):
         self._lent: set[int] = set()  # their ids
         self._in_use = 0
         self._waiters: OrderedDict[_Waiter[C], None] = OrderedDict()
-        self._pid = os.getpid()
+        self._pid = process.pid
 
     def __repr__(self) -> str:
         return (
@@ -179,7 +179,7 @@ class Pool(Generic[C]):
         Roll back, and so wait, unless ``force``. An interruption of that discards the connection and
         is raised. Raise ValueError if the connection is not on loan from this pool.
         """
-        if self._pid != os.getpid():
+        if self._pid != process.pid:
             self._driver.close(connection)
             return
         if id(connection) not in self._lent:
@@ -321,7 +321,7 @@ class Pool(Generic[C]):
         return 0 <= recycle < time.monotonic() - self._opened[id(connection)]
 
     def _check_usable(self) -> None:
-        if self._pid != os.getpid():
+        if self._pid != process.pid:
             raise PoolClosed(f"the pool {self.name!r} belongs to another process")
         if self.closed:
             raise self._closed_error()

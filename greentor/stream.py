@@ -26,7 +26,7 @@ from typing import Any, cast
 
 from greenlet import getcurrent
 
-from greentor import bridge
+from greentor import bridge, process
 
 #: stop reading from the peer above this many unconsumed bytes
 READ_LIMIT = 256 * 1024
@@ -84,7 +84,7 @@ class Stream(asyncio.Protocol):
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
         self._thread = get_ident()
-        self._pid = os.getpid()
+        self._pid = process.pid
         self._transport: asyncio.Transport | None = None
         self._buffer = bytearray()
         self._need = 0  # bytes that the reader waits for; 0 while it waits for the write buffer
@@ -127,7 +127,7 @@ class Stream(asyncio.Protocol):
         """Send all of ``data``; return when the kernel has taken the last byte."""
         green = bridge.check_alive("writing")
         self._check_free("writing")
-        if green.loop is not self._loop or os.getpid() != self._pid:
+        if green.loop is not self._loop or process.pid != self._pid:
             raise ConcurrentUseError("the connection was opened on another event loop or process")
         if self._error is not None:
             raise self._error
@@ -192,7 +192,7 @@ class Stream(asyncio.Protocol):
         transport = self._transport
         if transport is None:
             return  # never opened, or closed
-        if os.getpid() != self._pid:
+        if process.pid != self._pid:
             self._transport = None
             _replace_fd(transport.get_extra_info("socket").fileno())
         elif self._loop.is_closed():
@@ -233,7 +233,7 @@ class Stream(asyncio.Protocol):
     @property
     def local(self) -> bool:
         """Whether the caller runs in the thread and the process that opened the stream."""
-        return get_ident() == self._thread and os.getpid() == self._pid
+        return get_ident() == self._thread and process.pid == self._pid
 
     # --- what the loop calls ------------------------------------------------------------------
 

@@ -7,10 +7,12 @@ loop's thread, once for each time that it is held. It costs one callback in each
 from __future__ import annotations
 
 import asyncio
+import faulthandler
+import linecache
 import logging
-import sys
+import re
+import tempfile
 import threading
-import traceback
 import weakref
 from collections.abc import Callable
 
@@ -55,14 +57,36 @@ class Watchdog(threading.Thread):
         return True
 
     def _report(self) -> None:
-        frame = sys._current_frames().get(self._watched)
         loop = self._loop()
-        if frame is None or loop is None or not loop.is_running():
+        if loop is None or not loop.is_running():
             return  # the loop is not held up, it is not running
-        stack = "".join(traceback.format_stack(frame))
         logger.warning(
-            "the event loop has been held for more than %.0f ms by\n%s", self._limit * 1000, stack
+            "the event loop has been held for more than %.0f ms by\n%s",
+            self._limit * 1000,
+            _stack_of(self._watched),
         )
+
+
+def _stack_of(thread: int) -> str:
+    """Return the stack of another thread, the outermost call first.
+
+    Taken in one call into C: from Python, the other thread could run on meanwhile, and a greenlet
+    switch there would pull the frames away (CPython #113037).
+    """
+    with tempfile.TemporaryFile() as file:
+        faulthandler.dump_traceback(file)
+        file.seek(0)
+        dump = file.read().decode(errors="replace")
+    lines = []
+    for section in re.split(r"^(?=Thread |Current thread )", dump, flags=re.MULTILINE):
+        head, _, calls = section.partition("\n")
+        if f"{thread:x} " not in head:
+            continue
+        for call in reversed(calls.splitlines()):
+            lines.append(call)
+            if match := re.match(r'\s*File "(.+)", line (\d+) in ', call):
+                lines.append(f"    {linecache.getline(match[1], int(match[2])).strip()}")
+    return "\n".join(lines)
 
 
 def scope_hook(milliseconds: float) -> Callable[[asyncio.AbstractEventLoop], None]:

@@ -45,7 +45,9 @@ class Way:
     data: bytearray = field(default_factory=bytearray)
 
     def allowed(self) -> int:
-        limits = (end - self.carried for end in (self.cut_after, self.stall_after) if end is not None)
+        limits = (
+            end - self.carried for end in (self.cut_after, self.stall_after) if end is not None
+        )
         return max(min((self.piece, *limits)), 0)
 
 
@@ -54,7 +56,9 @@ class Proxy:
 
     host = "127.0.0.1"
 
-    def __init__(self, host: str, port: int, *, connect_delay: float = 0, record: bool = False) -> None:
+    def __init__(
+        self, host: str, port: int, *, connect_delay: float = 0, record: bool = False
+    ) -> None:
         self._target = (host, port)
         self._connect_delay = connect_delay
         self._record = record

@@ -13,7 +13,7 @@ import warnings
 import pytest
 from greenlet import getcurrent, greenlet
 
-from greentor import NotGreen, await_, green, in_green, sleep, spawn, thread
+from greentor import NotGreen, await_, green, in_green, sleep, spawn, thread, waits
 from greentor import bridge as bridge_module
 
 VAR = contextvars.ContextVar("VAR", default="unset")
@@ -662,9 +662,7 @@ def test_thread_is_refused_in_a_plain_coroutine(run):
 
 def test_thread_calls_its_exit_hooks_in_the_worker_however_the_function_ends(run, monkeypatch):
     seen = []
-    monkeypatch.setattr(
-        bridge_module, "thread_exit_hooks", [lambda: seen.append(threading.get_ident())]
-    )
+    monkeypatch.setattr(waits, "thread_exit_hooks", [lambda: seen.append(threading.get_ident())])
 
     @green
     def function():

@@ -7,7 +7,8 @@ import pytest
 from greenlet import getcurrent
 
 from greentor import DeadlineExceeded, NotGreen, await_, green, sleep, spawn, timeout
-from greentor.bridge import pause, step_detached, wait
+from greentor.bridge import step_detached, wait
+from greentor.waits import pause
 
 
 async def settle(rounds=10):

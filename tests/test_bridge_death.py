@@ -15,11 +15,11 @@ from greentor.bridge import (
     check_alive,
     current_scope,
     is_dying,
-    pause,
     run_in_scope,
     step_detached,
     wait,
 )
+from greentor.waits import pause
 
 pytestmark = pytest.mark.filterwarnings("error")
 

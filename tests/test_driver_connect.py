@@ -394,12 +394,21 @@ def test_too_many_connections(run: Any, params: Any, mariadb: MariaDB) -> None:
 
 # The handshake of a server without TLS, then whatever a test adds.
 GREETING = (
-    b"\x0a5.7.0\0" + b"\1\0\0\0" + b"saltsalt\0" + b"\xff\xf7" + b"\x21" + b"\2\0" + b"\x0f\0"
-    + b"\x15" + bytes(10) + b"saltsaltsalt\0" + b"mysql_native_password\0"
+    b"\x0a5.7.0\0"
+    + b"\1\0\0\0"
+    + b"saltsalt\0"
+    + b"\xff\xf7"
+    + b"\x21"
+    + b"\2\0"
+    + b"\x0f\0"
+    + b"\x15"
+    + bytes(10)
+    + b"saltsaltsalt\0"
+    + b"mysql_native_password\0"
 )
 
 
-class fake_server:  # noqa: N801, used as a function
+class fake_server:
     """Greet everybody as a server without TLS would, add ``more``, and be silent."""
 
     def __init__(self, more: bytes, greeting: bytes | None = GREETING) -> None:
@@ -462,7 +471,11 @@ def test_plain_text_before_tls_is_refused(run: Any, mariadb: MariaDB) -> None:
         with pytest.raises(pymysql.err.OperationalError, match="before the TLS handshake") as info:
             run(
                 greentor.green(driver.connect),
-                host="127.0.0.1", port=port, user="u", ssl_ca=mariadb.ca, connect_timeout=5,
+                host="127.0.0.1",
+                port=port,
+                user="u",
+                ssl_ca=mariadb.ca,
+                connect_timeout=5,
             )
         assert info.value.args[0] == 2003
 
@@ -530,11 +543,15 @@ def test_login_interrupted_at_any_byte_leaves_nothing(
                     await yielded
                     coroutine.close()
                 else:
-                    task = asyncio.create_task(bridge.run_in_scope("c", connect_within, how, kwargs))
+                    task = asyncio.create_task(
+                        bridge.run_in_scope("c", connect_within, how, kwargs)
+                    )
                     await await_until(stalled)
                     if how == "cancel":
                         task.cancel()
-                    expected = asyncio.CancelledError if how == "cancel" else bridge.DeadlineExceeded
+                    expected = (
+                        asyncio.CancelledError if how == "cancel" else bridge.DeadlineExceeded
+                    )
                     with pytest.raises(expected):
                         await task
                 await await_until(lambda proxy=proxy: not proxy.open)

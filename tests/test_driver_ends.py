@@ -90,9 +90,7 @@ def test_close_says_goodbye_to_the_server(run: Any, params: Any, mariadb: MariaD
     assert aborted(mariadb) == before
 
 
-def test_close_outside_a_greenlet_says_goodbye_too(
-    run: Any, params: Any, mariadb: MariaDB
-) -> None:
+def test_close_outside_a_greenlet_says_goodbye_too(run: Any, params: Any, mariadb: MariaDB) -> None:
     before = aborted(mariadb)
 
     async def main() -> int:

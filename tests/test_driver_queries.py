@@ -221,7 +221,9 @@ def test_interrupted_statement_closes_the_connection_and_leaves_nothing(
         before = len(sockets())
         with Proxy(mariadb.host, mariadb.port) as proxy:
             target = {**params, "host": proxy.host, "port": proxy.port}
-            connection = await bridge.run_in_scope("open", lambda: driver.connect(**target, **limits))
+            connection = await bridge.run_in_scope(
+                "open", lambda: driver.connect(**target, **limits)
+            )
             if way is not None:
                 side = getattr(proxy, way)
                 side.stall_after = side.carried + 100_000
@@ -320,9 +322,7 @@ def test_rows_that_are_missing_are_not_taken_for_the_end(run: Any, params: Any) 
 
 
 @pytest.mark.parametrize("cut", [1, 3, 5, 40, 70_000])
-def test_end_of_file_amid_a_packet(
-    run: Any, params: Any, mariadb: MariaDB, cut: int
-) -> None:
+def test_end_of_file_amid_a_packet(run: Any, params: Any, mariadb: MariaDB, cut: int) -> None:
     @greentor.green
     def main() -> None:
         with Proxy(mariadb.host, mariadb.port) as proxy:
@@ -381,7 +381,11 @@ def cut_write(connection: Any, proxy: Proxy) -> None:
 @pytest.mark.parametrize(
     ("fn", "code", "text"),
     [
-        (stalled_read, 2013, "Lost connection to MySQL server during query (The read operation timed out)"),
+        (
+            stalled_read,
+            2013,
+            "Lost connection to MySQL server during query (The read operation timed out)",
+        ),
         (stalled_write, 2006, "MySQL server has gone away (TimeoutError("),
         (cut_read, 2013, "Lost connection to MySQL server during query"),
         (cut_write, 2006, "MySQL server has gone away ("),

@@ -228,6 +228,7 @@ def test_the_orm_is_refused_in_a_coroutine_naming_the_line(run, clean_tables):
         assert "greentor.spawn" in message
         with pytest.raises(SynchronousOnlyOperation, match=r"Author\.objects\.count\(\)"):
             Author.objects.count()
+        await sync_to_async(connections.close_all)()  # in asgiref's thread, where aget() was
 
     run(plain)
 

@@ -54,7 +54,7 @@ def open_tls_pair(
     return stream, result()
 
 
-class in_thread:  # noqa: N801, used as a function
+class in_thread:
     """Run a function beside the event loop, for the length of a ``with`` block."""
 
     def __init__(self, fn: Callable[[], Any]) -> None:
@@ -218,7 +218,9 @@ def test_reset_by_the_peer_wakes_the_reader(run: Any, listener: Any) -> None:
     run(main)
 
 
-def test_peer_that_hangs_up_at_once_is_an_end_not_an_internal_error(run: Any, listener: Any) -> None:
+def test_peer_that_hangs_up_at_once_is_an_end_not_an_internal_error(
+    run: Any, listener: Any
+) -> None:
     def hang_up() -> None:
         peer, _ = listener.accept()
         peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
@@ -289,7 +291,9 @@ def test_sendall_returns_when_the_kernel_has_taken_all(
         assert stream._transport is not None
         raw = stream._transport.get_extra_info("socket")
         data = os.urandom(1 << 20) * (size >> 20)
-        writer = asyncio.get_running_loop().create_task(bridge.run_in_scope("w", stream.sendall, data))
+        writer = asyncio.get_running_loop().create_task(
+            bridge.run_in_scope("w", stream.sendall, data)
+        )
         until(lambda: stream._user is not None)
         for _ in range(20):  # it stays parked as long as nobody reads
             greentor.sleep(0)
@@ -318,7 +322,9 @@ def test_tls_sendall_bounds_what_is_encrypted_ahead(run: Any, listener: Any, con
             stream.start_tls(contexts[0], "localhost")
         peer = result()
         data = bytes(size)
-        writer = asyncio.get_running_loop().create_task(bridge.run_in_scope("w", stream.sendall, data))
+        writer = asyncio.get_running_loop().create_task(
+            bridge.run_in_scope("w", stream.sendall, data)
+        )
         until(lambda: stream._user is not None)
         assert raw.get_write_buffer_size() < 1 << 20
         with in_thread(lambda: read_all(peer, size)):
@@ -411,9 +417,13 @@ def test_second_greenlet_is_refused_by_name(
     def main() -> None:
         stream, peer = open_pair(listener)
         loop = asyncio.get_running_loop()
-        one = loop.create_task(bridge.run_in_scope("scope one", use, stream, first), name="task-one")
+        one = loop.create_task(
+            bridge.run_in_scope("scope one", use, stream, first), name="task-one"
+        )
         until(lambda: stream._user is not None)
-        two = loop.create_task(bridge.run_in_scope("scope two", use, stream, second), name="task-two")
+        two = loop.create_task(
+            bridge.run_in_scope("scope two", use, stream, second), name="task-two"
+        )
         with pytest.raises(ConcurrentUseError) as info:
             greentor.await_(two)
         for name in ("scope one", "task-one", "scope two", "task-two"):
@@ -747,5 +757,3 @@ def test_paused_stream_is_closed_and_read_on(run: Any, listener: Any) -> None:
         run(main)
     except ConnectionError:
         pass
-
-

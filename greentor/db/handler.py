@@ -13,12 +13,12 @@ from functools import partial
 from typing import Any
 
 from django.db import connections
+from django.db.backends.base.base import BaseDatabaseWrapper
 
 from greentor import bridge
 from greentor.db.pools import find_pool
 from greentor.db.wrapper import GreenWrapper
 from greentor.glocal import local
-from greentor.scope import Scope
 
 
 class ConnectionStore(local):
@@ -34,7 +34,7 @@ def create_connection(alias: str) -> Any:
     scope = bridge.current_scope()
     if scope is None:
         return type(connections).create_connection(connections, alias)
-    wrapper = _kept_wrapper(alias)
+    wrapper: BaseDatabaseWrapper | None = _kept_wrapper(alias)
     if wrapper is None:
         wrapper = type(connections).create_connection(connections, alias)
     if isinstance(wrapper, GreenWrapper):
@@ -82,6 +82,3 @@ def _close_foreign(wrapper: Any, scope_force: bool) -> None:
 def close_thread_connections() -> None:
     """Close what a worker thread opened."""
     connections.close_all()
-
-
-__all__ = ["ConnectionStore", "Scope", "close_thread_connections", "create_connection"]

@@ -12,13 +12,13 @@ Invariants
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import AsyncGenerator, Callable
 from typing import TYPE_CHECKING, Any
 
 from django.core.exceptions import ImproperlyConfigured
 from django.db.backends.base.base import NO_DB_ALIAS
 
+from greentor import process
 from greentor.pool import Driver, Pool, PoolOptions
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ class DatabasePool(Pool[Any]):
         super().__init__(name, driver, options)
         #: the values of the settings named in `IDENTITY`
         self.identity = identity
-        self.pid = os.getpid()
+        self.pid = process.pid
         self.wrappers: list[GreenWrapper] = []
         self.memo: dict[str, Any] = {}
 
@@ -57,9 +57,6 @@ class _LoopPools:
 
 _loops: dict[int, _LoopPools] = {}
 
-#: asked at the end of a loop whether connections of an engine are still being closed there
-still_closing: list[Callable[[asyncio.AbstractEventLoop], bool]] = []
-
 
 async def _at_end_of_loop(loop: asyncio.AbstractEventLoop) -> AsyncGenerator[None, None]:
     try:
@@ -67,11 +64,8 @@ async def _at_end_of_loop(loop: asyncio.AbstractEventLoop) -> AsyncGenerator[Non
     finally:
         close_pools(loop)
         _loops.pop(id(loop), None)
-        await asyncio.sleep(0)  # let the transports close
-        for _ in range(100):  # with TLS, not before the server has said goodbye
-            if not any(closing(loop) for closing in still_closing):
-                break
-            await asyncio.sleep(0.01)
+        for _ in range(3):  # let the transports close, TLS and below
+            await asyncio.sleep(0)
 
 
 def find_pool(
@@ -89,7 +83,7 @@ def find_pool(
     identity = [settings.get(name) for name in IDENTITY]
     for pool in entry.pools:
         if pool.name == alias and pool.identity == identity and not pool.closed:
-            if pool.pid == os.getpid():
+            if pool.pid == process.pid:
                 return pool
     options = pool_options(alias, settings)
     assert options is not None

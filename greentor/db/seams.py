@@ -26,7 +26,7 @@ from django.core.exceptions import SynchronousOnlyOperation
 from django.db import connections
 from django.utils import asyncio as django_asyncio
 
-from greentor import bridge
+from greentor import bridge, waits
 from greentor.db.handler import ConnectionStore, close_thread_connections, create_connection
 
 _installed = False
@@ -47,15 +47,16 @@ def install() -> None:
     probe()
     _installed = True
     store = ConnectionStore()
-    for alias in connections:
-        if hasattr(connections._connections, alias):
-            setattr(store, alias, getattr(connections._connections, alias))
-    connections._connections = store
-    connections.create_connection = create_connection  # type: ignore[method-assign]
+    handler: Any = connections
+    for alias in handler:
+        if hasattr(handler._connections, alias):
+            setattr(store, alias, getattr(handler._connections, alias))
+    handler._connections = store
+    handler.create_connection = create_connection
     django_asyncio.get_running_loop = get_running_loop  # type: ignore[attr-defined]
     SyncToAsync.__call__ = sync_to_async_call  # type: ignore[method-assign]
     AsyncToSync.__call__ = async_to_sync_call  # type: ignore[method-assign]
-    bridge.thread_exit_hooks.append(close_thread_connections)
+    waits.thread_exit_hooks.append(close_thread_connections)
     _install_hashers()
 
 
@@ -141,7 +142,7 @@ def async_to_sync_call(self: AsyncToSync[Any, Any], *args: Any, **kwargs: Any) -
     if not bridge.in_green():
         return _async_to_sync_call(self, *args, **kwargs)
     if self.force_new_loop:
-        return bridge.thread(_async_to_sync_call, self, *args, **kwargs)
+        return waits.thread(_async_to_sync_call, self, *args, **kwargs)
     return bridge.await_(self.awaitable(*args, **kwargs))
 
 
@@ -158,7 +159,7 @@ class ThreadedHasher:
         value = getattr(self._hasher, name)
         # What was put on the instance, by a test, is returned as it is.
         if name in ("encode", "verify", "harden_runtime") and name not in vars(self._hasher):
-            return functools.partial(bridge.thread, value)
+            return functools.partial(waits.thread, value)
         return value
 
     def __setattr__(self, name: str, value: Any) -> None:
@@ -180,4 +181,4 @@ def _install_hashers() -> None:
             return ThreadedHasher(hasher)
         return hasher
 
-    hashers.get_hasher = get_hasher
+    hashers.get_hasher = get_hasher  # type: ignore[assignment]

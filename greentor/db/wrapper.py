@@ -50,6 +50,7 @@ CONNECT_ASSIGNS = (
 class GreenWrapper(BaseDatabaseWrapper):
     """A DatabaseWrapper on a pooled, cooperative connection, owned by a scope."""
 
+    _thread_sharing_count: int
     _known_attributes: ClassVar[dict[type, frozenset[str]]] = {}
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -247,7 +248,7 @@ class GreenWrapper(BaseDatabaseWrapper):
 
     def _close(self) -> None:
         if self._scope is None:
-            super()._close()
+            super()._close()  # type: ignore[misc]
         else:
             bad = self._suspect or (self._judged and self.errors_occurred)
             self._give_back(bad or bridge.is_dying())

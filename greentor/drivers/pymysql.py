@@ -25,7 +25,7 @@ from pymysql.connections import MySQLResult
 from pymysql.constants import CR, SERVER_STATUS
 from pymysql.cursors import SSCursor
 
-from greentor import bridge
+from greentor import bridge, process
 from greentor.stream import ConcurrentUseError, Stream, open_stream
 
 #: what this module uses of PyMySQL's `Connection`; a test compares them with the installed version
@@ -66,7 +66,7 @@ class SharedContext:
         return self.context.wrap_socket(sock, server_hostname=server_hostname)
 
 
-class Connection(PyMySQLConnection):  # type: ignore[type-arg,misc]
+class Connection(PyMySQLConnection):  # type: ignore[misc]
     """PyMySQL's connection; takes all that PyMySQL takes, and raises what it raises."""
 
     _pid = -1
@@ -79,7 +79,7 @@ class Connection(PyMySQLConnection):  # type: ignore[type-arg,misc]
         ``connect_timeout`` limits each wait until the login is complete, TLS included, where PyMySQL
         limits the TCP connect alone and could wait for ever for a server that accepts and is silent.
         """
-        self._pid = os.getpid()
+        self._pid = process.pid
         self._stream = None
         if sock is not None or not bridge.in_green():
             super().connect(sock)
@@ -106,7 +106,9 @@ class Connection(PyMySQLConnection):  # type: ignore[type-arg,misc]
         try:
             super().connect(stream)
         except err.OperationalError as exc:
-            if isinstance(cause := getattr(exc, "original_exception", None), bridge.DeadlineExceeded):
+            if isinstance(
+                cause := getattr(exc, "original_exception", None), bridge.DeadlineExceeded
+            ):
                 raise cause from None
             raise
         finally:
@@ -116,8 +118,8 @@ class Connection(PyMySQLConnection):  # type: ignore[type-arg,misc]
         error = err.OperationalError(
             CR.CR_CONN_HOST_ERROR, f"Can't connect to MySQL server on {self.host!r} ({exc})"
         )
-        error.original_exception = exc  # type: ignore[attr-defined]
-        error.traceback = traceback.format_exc()  # type: ignore[attr-defined]
+        error.original_exception = exc
+        error.traceback = traceback.format_exc()
         return error
 
     def _create_ssl_ctx(self, sslp: Any) -> Any:
@@ -166,7 +168,8 @@ class Connection(PyMySQLConnection):  # type: ignore[type-arg,misc]
     def _limit(self, timeout: float | None) -> float | None:
         if not self._logging_in:
             return timeout
-        return min(timeout or self.connect_timeout, self.connect_timeout)
+        limit: float = self.connect_timeout
+        return limit if timeout is None else min(timeout, limit)
 
     def _interrupted(self, exc: BaseException, code: int, message: str) -> None:
         """Close the connection, unless nothing was done yet; raise what PyMySQL would."""
@@ -195,7 +198,7 @@ class Connection(PyMySQLConnection):  # type: ignore[type-arg,misc]
         if self._closed:
             raise err.Error("Already closed")
         stream = self._stream
-        if self._pid != os.getpid():
+        if self._pid != process.pid:
             self._closed = True
             self._force_close()
         elif stream is None:
@@ -223,7 +226,7 @@ class Connection(PyMySQLConnection):  # type: ignore[type-arg,misc]
     @property
     def alive(self) -> bool:
         """Whether the connection is usable, as far as can be told without asking the server."""
-        if self._sock is None or self._pid != os.getpid():
+        if self._sock is None or self._pid != process.pid:
             return False
         return self._stream is None or self._stream.alive
 
@@ -307,7 +310,7 @@ def _abandon(owner: Any) -> None:
 apilevel = pymysql.apilevel
 threadsafety = pymysql.threadsafety
 paramstyle = pymysql.paramstyle
-Warning = pymysql.Warning  # noqa: A001
+Warning = pymysql.Warning
 Error = pymysql.Error
 InterfaceError = pymysql.InterfaceError
 DatabaseError = pymysql.DatabaseError

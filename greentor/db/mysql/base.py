@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import asyncio
 import inspect
 from typing import Any
-from weakref import WeakSet
 
 from django.core.exceptions import ImproperlyConfigured
 from django.utils.functional import cached_property
 
 from greentor import bridge
-from greentor.db import handler, pools, seams
+from greentor.db import handler, seams
 from greentor.db.mysql.upstream import base
 from greentor.db.pools import find_pool, pool_options
 from greentor.db.wrapper import GreenWrapper
 from greentor.drivers import pymysql as driver
-from greentor.stream import Stream
 
 _DjangoWrapper = base.DatabaseWrapper
 
@@ -46,14 +43,6 @@ class ConnectionDriver:
             connection.close()
 
 
-_streams: WeakSet[Stream] = WeakSet()
-
-
-def _still_closing(loop: asyncio.AbstractEventLoop) -> bool:
-    transports = [stream._transport for stream in _streams if stream._loop is loop]
-    return any(transport is not None and transport.is_closing() for transport in transports)
-
-
 _drivers = {autocommit: ConnectionDriver(autocommit) for autocommit in (True, False)}
 
 
@@ -70,10 +59,7 @@ class DatabaseWrapper(GreenWrapper, _DjangoWrapper):  # type: ignore[misc,valid-
         return params
 
     def get_new_connection(self, conn_params: dict[str, Any]) -> driver.Connection:
-        connection = driver.connect(**conn_params)
-        if connection._stream is not None:
-            _streams.add(connection._stream)
-        return connection
+        return driver.connect(**conn_params)
 
     def is_usable(self) -> bool:
         if self.connection is None:
@@ -110,7 +96,7 @@ def check_options(alias: str, settings: dict[str, Any]) -> None:
             f"DATABASES[{alias!r}]['OPTIONS']['isolation_level'] must be one of {levels} or None, "
             f"not {level!r}"
         )
-    known = set(inspect.signature(driver.PyMySQLConnection.__init__).parameters) - {"self"}
+    known = set(inspect.signature(driver.Connection.__init__).parameters) - {"self"}
     known |= {"pool", "isolation_level"}
     if unknown := sorted(set(options) - known):
         raise ImproperlyConfigured(
@@ -120,5 +106,4 @@ def check_options(alias: str, settings: dict[str, Any]) -> None:
 
 
 handler.register_engine("greentor.db.mysql", DatabaseWrapper)
-pools.still_closing.append(_still_closing)
 seams.install()

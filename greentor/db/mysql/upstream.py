@@ -24,7 +24,9 @@ _SOURCE = Path(django.db.backends.mysql.__path__[0])
 _PACKAGE = f"{__package__}.django"
 
 
-def _import(name: str, globals_: Any = None, locals_: Any = None, fromlist: Any = (), level: int = 0) -> Any:
+def _import(
+    name: str, globals_: Any = None, locals_: Any = None, fromlist: Any = (), level: int = 0
+) -> Any:
     """As ``__import__``, with PyMySQL for MySQLdb."""
     if level == 0 and name.partition(".")[0] == "MySQLdb":
         module = importlib.import_module("pymysql" + name[len("MySQLdb") :])
@@ -56,7 +58,7 @@ def _load_all() -> ModuleType:
     names = sorted(path.stem for path in _SOURCE.glob("*.py") if path.stem != "__init__")
     for name in sorted(names, key=lambda name: name == "base"):  # base imports the others
         setattr(package, name, _load(name))
-    base = package.base  # type: ignore[attr-defined]
+    base = package.base
     assert isinstance(base, ModuleType)
     return base
 

@@ -23,7 +23,7 @@ from typing import Any, TypeVar
 from django.core.exceptions import ImproperlyConfigured
 from django.db.backends.sqlite3 import base
 
-from greentor import bridge
+from greentor import bridge, waits
 from greentor.db import handler, seams
 from greentor.db.pools import pool_options
 from greentor.db.wrapper import GreenWrapper
@@ -62,7 +62,7 @@ def _retry(connection: Any, call: Callable[[], T]) -> T:
                 or not bridge.in_green()
             ):
                 raise
-        bridge.pause(pause)
+        waits.pause(pause)
         pause = min(pause * 1.5, 0.05)
 
 
