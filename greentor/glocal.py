@@ -15,7 +15,9 @@ import threading
 import weakref
 from typing import Any
 
-from greentor.bridge import current_scope
+from greenlet import getcurrent
+
+from greentor.bridge import Green, current_scope
 from greentor.scope import Scope
 
 _keys = itertools.count()
@@ -84,7 +86,12 @@ class local:
         return self
 
     def __getattribute__(self, name: str) -> Any:
-        space = object.__getattribute__(self, "_local__state").namespace(self)
+        state = object.__getattribute__(self, "_local__state")
+        g = getcurrent()
+        # The short way, to a namespace that is there: each request comes by several times.
+        space = g.frame.scope.locals.get(state.key) if type(g) is Green else None
+        if space is None:
+            space = state.namespace(self)
         if name == "__dict__":
             return space
         value = space.get(name, _MISSING)

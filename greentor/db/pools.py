@@ -82,9 +82,9 @@ def find_pool(
         entry = _add_loop(loop)
     identity = [settings.get(name) for name in IDENTITY]
     for pool in entry.pools:
-        if pool.name == alias and pool.identity == identity and not pool.closed:
-            if pool.pid == process.pid:
-                return pool
+        usable = not pool.closed and pool.pid == process.pid
+        if usable and pool.name == alias and pool.identity == identity:
+            return pool
     options = pool_options(alias, settings)
     assert options is not None
     pool = DatabasePool(alias, make_driver(settings), options, [_copy(value) for value in identity])

@@ -177,10 +177,8 @@ def main() -> int:
         def write(event: str, **fields: Any) -> None:
             results.write(json.dumps({"event": event, **fields}) + "\n")
 
-        if config["greenlet"]:
-            code = asyncio.run(run_in_greenlet(config, write))
-        else:
-            code = run(config, write)
+        in_greenlet = config["greenlet"]
+        code = asyncio.run(run_in_greenlet(config, write)) if in_greenlet else run(config, write)
         write("end", code=code)
     return code
 

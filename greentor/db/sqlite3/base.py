@@ -125,12 +125,11 @@ class DatabaseWrapper(GreenWrapper, base.DatabaseWrapper):
         if "transaction_mode" not in self.settings_dict["OPTIONS"]:
             self.transaction_mode = "IMMEDIATE"
         params.setdefault("factory", Connection)
-        if bridge.in_green():
-            if self.settings_dict["NAME"] == ":memory:":
-                raise ImproperlyConfigured(
-                    f"DATABASES[{self.alias!r}]: ':memory:' is another database in every connection; "
-                    "use a file, or 'file:name?mode=memory&cache=shared'"
-                )
+        if bridge.in_green() and self.settings_dict["NAME"] == ":memory:":
+            raise ImproperlyConfigured(
+                f"DATABASES[{self.alias!r}]: ':memory:' is another database in every connection; "
+                "use a file, or 'file:name?mode=memory&cache=shared'"
+            )
         return params
 
     def get_new_connection(self, conn_params: dict[str, Any]) -> Any:
