@@ -170,9 +170,11 @@ class PoolMachine(RuleBasedStateMachine):
         users = self.in_state("waiting", "opening", "holding", "resetting")
         users[pick % len(users)].task.cancel()
 
-    @precondition(has("waiting"))
-    @rule()
-    def cancel_the_first_who_waits(self) -> None:
+    @precondition(lambda self: self.in_state("holding") and self.in_state("waiting"))
+    @rule(pick=st.integers(0, 9), what=st.sampled_from(["clean", "closed"]))
+    def give_back_and_cancel_the_one_who_is_served(self, pick: int, what: str) -> None:
+        self.tell("holding", pick, what)
+        self.step()
         self.in_state("waiting")[0].task.cancel()
 
     @precondition(lambda self: self.pool.waiting)

@@ -229,6 +229,8 @@ class MariaDB:
             _binary("mariadb-install-db"),
             "--no-defaults",
             f"--datadir={self._path('data')}",
+            # Servers that share one remove each other's files when they start.
+            f"--tmpdir={self.directory}",
             "--auth-root-authentication-method=normal",
             "--skip-test-db",
             *_user(),
@@ -257,6 +259,7 @@ class MariaDB:
             _binary("mariadbd"),
             "--no-defaults",
             f"--datadir={self._path('data')}",
+            f"--tmpdir={self.directory}",
             f"--socket={self.unix_socket}",
             f"--pid-file={self._path('pid')}",
             f"--bind-address={','.join(addresses)}",

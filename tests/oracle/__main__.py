@@ -14,7 +14,6 @@ import sys
 import time
 from collections.abc import Collection, Mapping
 from contextlib import ExitStack
-from tempfile import TemporaryDirectory
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
@@ -139,9 +138,7 @@ def server(url: str | None, timezones: bool, stack: ExitStack) -> dict[str, Any]
     if url is None:
         from tests.mariadb import MariaDB
 
-        # A temporary directory of its own: a server that starts clears its of such files.
-        options = (*SERVER, f"--tmpdir={stack.enter_context(TemporaryDirectory())}")
-        mariadb = MariaDB(max_connections=200, timezones=timezones, options=options)
+        mariadb = MariaDB(max_connections=200, timezones=timezones, options=SERVER)
         stack.enter_context(mariadb)
         params = {key.upper(): value for key, value in mariadb.params().items()}
     else:
