@@ -481,8 +481,8 @@ def test_plain_text_before_tls_is_refused(run: Any, mariadb: MariaDB) -> None:
 
 
 @pytest.fixture(params=[False, True], ids=["plain", "tls"])
-def tls(request: pytest.FixtureRequest) -> Iterator[bool]:
-    yield request.param
+def tls(request: pytest.FixtureRequest) -> bool:
+    return request.param
 
 
 def login_length(mariadb: MariaDB, params: Any, tls: bool) -> tuple[int, int]:

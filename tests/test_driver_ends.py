@@ -278,7 +278,7 @@ def test_connection_of_another_loop_is_refused(run: Any, params: Any) -> None:
 
     run(use)
     connection.close()
-    del connection
+    connection = None
     gc.collect()
 
 

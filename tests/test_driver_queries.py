@@ -259,7 +259,7 @@ def test_interrupted_statement_closes_the_connection_and_leaves_nothing(
             await await_until(lambda: not proxy.open)
             if way == "up":
                 assert side.carried < len(sql)
-            del connection
+            connection = None
         await await_until(lambda: len(sockets()) <= before)
         after = await bridge.run_in_scope("after", lambda: driver.connect(**params))
         assert await bridge.run_in_scope("after", query, after, "SELECT 5") == ((5,),)

@@ -442,7 +442,7 @@ def test_waiter_cancelled_just_before_the_hand_off_is_passed_over(
         await bridge.run_in_scope("h", cancel_and_release)
         with pytest.raises(asyncio.CancelledError):
             await waiter
-        connection, fresh = await asyncio.wait_for(other, 5)
+        _connection, fresh = await asyncio.wait_for(other, 5)
         assert fresh == (kind == "slot")
         assert counts(pool) == (1, 0, 0)
 

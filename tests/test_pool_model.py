@@ -175,7 +175,8 @@ class PoolMachine(RuleBasedStateMachine):
     def give_back_and_cancel_the_one_who_is_served(self, pick: int, what: str) -> None:
         self.tell("holding", pick, what)
         self.step()
-        self.in_state("waiting")[0].task.cancel()
+        if waiting := self.in_state("waiting"):
+            waiting[0].task.cancel()
 
     @precondition(lambda self: self.pool.waiting)
     @rule(pick=st.integers(0, 9))
