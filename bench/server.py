@@ -7,6 +7,7 @@ import re
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -41,15 +42,28 @@ class Server:
 
 @contextmanager
 def serve(mariadb: MariaDB, query: str, *arguments: str) -> Iterator[Server]:
-    """Start the application on a new database; end it with SIGTERM and expect exit code 0."""
+    """Start the application on a new database; end it with SIGTERM.
+
+    Raise RuntimeError unless it ends with exit code 0 and has logged nothing worse than an info: no
+    failed request, no connection that was not given back.
+    """
     mariadb.create_database("bench")
     environ = {**os.environ, "DATABASE_URL": f"{mariadb.url('bench')}?ssl_disabled=1&{query}"}
-    process = subprocess.Popen(
-        [sys.executable, "-m", "app", "--port", "0", "--log-level", "error", *arguments],
-        env=environ,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
+    with tempfile.TemporaryFile("w+") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "app", "--port", "0", "--log-level", "warning", *arguments],
+            env=environ,
+            stdout=subprocess.PIPE,
+            stderr=log,
+            text=True,
+        )
+        yield from _watch(process)
+        log.seek(0)
+        if complaints := log.read():
+            raise RuntimeError(f"the application complained:\n{complaints[-2000:]}")
+
+
+def _watch(process: subprocess.Popen[str]) -> Iterator[Server]:
     try:
         assert process.stdout is not None
         line = process.stdout.readline()

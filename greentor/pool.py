@@ -197,6 +197,8 @@ class Pool(Generic[C]):
     def close(self) -> None:
         """Close the idle connections and lend no more; those lent are closed when they come back."""
         self.closed = True
+        if self._in_use:
+            logger.warning("%r: closed while connections are still lent", self)
         while self._idle:
             self._close(self._idle.pop())
         while self._waiters:
