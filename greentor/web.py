@@ -15,7 +15,7 @@ import functools
 import inspect
 import logging
 from collections.abc import Awaitable, Callable, Generator
-from contextvars import copy_context
+from contextvars import Context, copy_context
 from typing import Any
 
 from django.core.exceptions import BadRequest, PermissionDenied, SuspiciousOperation
@@ -57,6 +57,7 @@ class BaseRequestHandler(RequestHandler):
     """
 
     _retry_after: int | None = None
+    _context: Context  # of the request, while its body is streamed
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -82,7 +83,8 @@ class BaseRequestHandler(RequestHandler):
 
     def _execute_green(self, args: tuple[bytes, ...], kwargs: dict[str, bytes]) -> None:
         transforms = self._transforms or []
-        self._context = copy_context()
+        if self._prepared_future is not None:  # a body that is streamed to data_received
+            self._context = copy_context()
         try:
             try:
                 request_started.send(sender=type(self))
