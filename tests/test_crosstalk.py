@@ -12,6 +12,7 @@ from django.db import connection, connections, transaction
 from django.db.models import F
 
 import greentor
+from bench.client import hammer
 from greentor import green
 from greentor.db.pools import current_pools
 from greentor.web import BaseRequestHandler
@@ -47,21 +48,6 @@ def route(served):
     served.server.request_callback.add_handlers(r".*", [(r"/echo/(\d+)", Echo)])
 
 
-async def echo_client(port, tokens, wrong):
-    """Ask for one token after the other on one connection, kept alive."""
-    reader, writer = await asyncio.open_connection("127.0.0.1", port)
-    for token in tokens:
-        seconds = random.choice((0, 0, 0.001, 0.005))
-        writer.write(f"GET /echo/{token}?s={seconds} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
-        head = await reader.readuntil(b"\r\n\r\n")
-        body = await reader.readline()
-        if b" 200 OK" not in head or body != f"{token}\n".encode():
-            wrong.append((token, head, body))
-            break
-    writer.close()
-    await writer.wait_closed()
-
-
 @pytest.mark.parametrize(
     ("loop", "count"),
     [
@@ -80,17 +66,17 @@ def test_every_request_has_its_own_token_back(loop, count, monkeypatch):
     monkeypatch.setitem(options, "pool", {"pool_size": 24, "max_overflow": 8, "pool_timeout": 30})
     wrong = []
 
+    async def ask(client, token):
+        seconds = random.choice((0, 0, 0.001, 0.005))
+        status, body = await client.get(f"/echo/{token}?s={seconds}")
+        if status != 200 or body != f"{token}\n".encode():
+            wrong.append((token, status, body))
+
     async def main():
         threads = threading.active_count()
         async with serving(Echo) as served:
             route(served)
-            per_client = count // IN_FLIGHT
-            await asyncio.gather(
-                *(
-                    echo_client(served.port, range(n * per_client, (n + 1) * per_client), wrong)
-                    for n in range(IN_FLIGHT)
-                )
-            )
+            await hammer(served.port, count, IN_FLIGHT, ask)
             [pool] = current_pools()
             assert pool.idle == 24
         assert threading.active_count() <= threads + 1  # of uvloop's or asyncio's resolver
