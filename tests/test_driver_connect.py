@@ -539,15 +539,14 @@ def test_login_interrupted_at_any_byte_leaves_nothing(
 
                 if how == "collect":
                     coroutine = bridge.run_in_scope("c", driver.connect, **kwargs)
-                    yielded = asyncio.ensure_future(step_until(coroutine, stalled))
-                    await yielded
+                    await asyncio.create_task(step_until(coroutine, stalled))
                     coroutine.close()
                 else:
                     task = asyncio.create_task(
                         bridge.run_in_scope("c", connect_within, how, kwargs)
                     )
-                    await await_until(stalled)
                     if how == "cancel":
+                        await await_until(stalled)
                         task.cancel()
                     expected = (
                         asyncio.CancelledError if how == "cancel" else bridge.DeadlineExceeded

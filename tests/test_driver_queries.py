@@ -239,10 +239,10 @@ def test_interrupted_statement_closes_the_connection_and_leaves_nothing(
                 coroutine.close()
             else:
                 task = spawn("user", use)
-                await await_until(parked(connection))
-                if way is not None:
-                    await await_until(lambda: side.carried == side.stall_after)
                 if how == "cancel":
+                    await await_until(parked(connection))
+                    if way is not None:
+                        await await_until(lambda: side.carried == side.stall_after)
                     task.cancel()
                 with pytest.raises(expected) as info:
                     await task
