@@ -1,7 +1,6 @@
 """`greentor.pool` with a driver of the test's own: bounds, order, hand-offs, accounting."""
 
 import asyncio
-import gc
 import logging
 import os
 import time
@@ -266,64 +265,6 @@ def test_pool_of_size_nought_keeps_nothing_but_hands_on(run: Any, driver: FakeDr
     run(main)
 
 
-def test_many_who_wait_cost_no_more_each_than_few(run: Any, driver: FakeDriver) -> None:
-    def cost(count: int) -> float:
-        async def main() -> float:
-            pool = make_pool(driver, 1)
-            first, _ = await bridge.run_in_scope("f", pool.acquire, driver.open)
-
-            def use() -> None:
-                connection, _ = pool.acquire(driver.open)
-                pool.release(connection)
-
-            tasks = [spawn(use) for _ in range(count)]
-            await settle()
-            assert pool.waiting == count
-            gc.collect()
-            gc.disable()
-            try:
-                start = time.process_time()
-                await bridge.run_in_scope("f", pool.release, first)
-                await asyncio.gather(*tasks)
-                return (time.process_time() - start) / count
-            finally:
-                gc.enable()
-
-        return float(run(main))
-
-    few = min(cost(100) for _ in range(10))
-    many = min(cost(5000) for _ in range(2))
-    assert many < few * 1.7
-
-
-def test_many_that_time_out_at_once_cost_no_more_each_than_few(
-    run: Any, driver: FakeDriver
-) -> None:
-    def cost(count: int) -> float:
-        async def main() -> float:
-            pool = make_pool(driver, 1, pool_timeout=1000)
-            await bridge.run_in_scope("f", pool.acquire, driver.open)
-            tasks = [spawn(pool.acquire, driver.open) for _ in range(count)]
-            await settle()
-            gc.collect()
-            gc.disable()
-            try:
-                start = time.process_time()
-                for waiter in list(pool._waiters)[::-1]:
-                    pool._expire(waiter)
-                spent = time.process_time() - start
-            finally:
-                gc.enable()
-            await asyncio.gather(*tasks, return_exceptions=True)
-            return spent / count
-
-        return float(run(main))
-
-    few = min(cost(100) for _ in range(5))
-    many = min(cost(4000) for _ in range(2))
-    assert many < few * 5
-
-
 # --- waiting in vain --------------------------------------------------------------------------
 
 
@@ -335,8 +276,11 @@ def test_pool_timeout_comes_in_time_says_the_numbers_and_loses_no_release(
         held = [(await bridge.run_in_scope("h", pool.acquire, driver.open))[0] for _ in range(2)]
         start = time.monotonic()
         tasks = [spawn(pool.acquire, driver.open) for _ in range(3)]
+        reference = asyncio.create_task(asyncio.sleep(1))  # a busy machine is late for it as well
         results = await asyncio.gather(*tasks, return_exceptions=True)
-        assert 0.999 <= time.monotonic() - start < 1.1
+        took = time.monotonic() - start
+        await reference
+        assert 0.999 <= took < time.monotonic() - start + 0.1
         for result, waiting in zip(results, (3, 2, 1), strict=True):
             assert isinstance(result, PoolTimeout)
             assert isinstance(result, TimeoutError)
@@ -926,19 +870,3 @@ def test_without_echo_nothing_is_logged(run: Any, driver: FakeDriver, caplog: An
     with caplog.at_level(logging.DEBUG, "greentor"):
         run(main)
     assert not [record for record in caplog.records if record.name.startswith("greentor")]
-
-
-def test_checkout_and_checkin_cost_less_than_ten_microseconds(run: Any, driver: FakeDriver) -> None:
-    @greentor.green
-    def main() -> float:
-        pool = make_pool(driver, 2)
-        pool.release(pool.acquire(driver.open)[0])
-        best = 1.0
-        for _ in range(10):
-            start = time.process_time()
-            for _ in range(1000):
-                pool.release(pool.acquire(driver.open)[0])
-            best = min(best, (time.process_time() - start) / 1000)
-        return best
-
-    assert run(main) < 10e-6
