@@ -131,6 +131,11 @@ class Pool(Generic[C]):
         )
 
     @property
+    def usable(self) -> bool:
+        """Whether the pool still lends: it is open, and of this process."""
+        return not self.closed and self._pid == process.pid
+
+    @property
     def in_use(self) -> int:
         """Connections lent, or being opened."""
         return self._in_use

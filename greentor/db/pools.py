@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Any
 from django.core.exceptions import ImproperlyConfigured
 from django.db.backends.base.base import NO_DB_ALIAS
 
-from greentor import process
 from greentor.pool import Driver, Pool, PoolOptions
 
 if TYPE_CHECKING:
@@ -37,7 +36,6 @@ class DatabasePool(Pool[Any]):
         super().__init__(name, driver, options)
         #: the values of the settings named in `IDENTITY`
         self.identity = identity
-        self.pid = process.pid
         self.wrappers: list[GreenWrapper] = []
         self.memo: dict[str, Any] = {}
 
@@ -82,8 +80,7 @@ def find_pool(
         entry = _add_loop(loop)
     identity = [settings.get(name) for name in IDENTITY]
     for pool in entry.pools:
-        usable = not pool.closed and pool.pid == process.pid
-        if usable and pool.name == alias and pool.identity == identity:
+        if pool.usable and pool.name == alias and pool.identity == identity:
             return pool
     options = pool_options(alias, settings)
     assert options is not None
