@@ -4,17 +4,21 @@ A request runs in one greenlet, as under WSGI it runs in one thread; every query
 and the event loop goes on serving everybody else. See docs/architecture.md for the principle.
 """
 
+from greentor import generators
 from greentor.bridge import (
     DeadlineExceeded,
     NotGreen,
     await_,
     green,
     in_green,
+    scope_hooks,
     spawn,
 )
 from greentor.glocal import local
 from greentor.scope import ScopeClosed
 from greentor.waits import sleep, thread, timeout
+
+scope_hooks.append(generators.watch)
 
 __version__ = "0.1.0"
 

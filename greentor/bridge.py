@@ -42,6 +42,10 @@ logger = logging.getLogger("greentor")
 #: called with the event loop when the outermost scope of a task is opened
 scope_hooks: list[Callable[[asyncio.AbstractEventLoop], None]] = []
 
+#: makes a scope of its name, and is told of each greenlet: `greentor.testing` puts its own here
+open_scope: Callable[[str], Scope] = Scope
+watch: Callable[[Green], None] | None = None
+
 _EAGER = hasattr(asyncio, "eager_task_factory")
 
 _frame: ContextVar[Frame | None] = ContextVar("greentor_frame", default=None)
@@ -75,6 +79,8 @@ class Green(greenlet):
         self.dying = False
         self.thread_id = get_ident()
         self.timeouts: list[Deadline] = []
+        if watch is not None:
+            watch(self)
 
     @property
     def task(self) -> asyncio.Task[Any]:
@@ -148,7 +154,7 @@ async def run_in_scope(name: str, fn: Callable[..., Any], /, *args: Any, **kwarg
     loop = asyncio.get_running_loop()
     for hook in scope_hooks:
         hook(loop)
-    return await _run_frame(Frame(Scope(name), loop), fn, args, kwargs)
+    return await _run_frame(Frame(open_scope(name), loop), fn, args, kwargs)
 
 
 def spawn(fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> asyncio.Task[Any]:
@@ -299,6 +305,12 @@ def is_dying() -> bool:
     """Tell whether the running greenlet is being closed, and so may not wait."""
     g = getcurrent()
     return type(g) is Green and g.dying
+
+
+def may_wait() -> bool:
+    """Tell whether the running greenlet may wait for anything, its scope's own resources included."""
+    g = getcurrent()
+    return in_green() and type(g) is Green and not (g.dying or g.frame.busy or g.frame.child)
 
 
 def check_alive(what: str) -> Green:

@@ -1,8 +1,8 @@
 """`BaseRequestHandler`: a Tornado request that runs as a whole in one greenlet.
 
 Invariants
-- ``_execute`` runs in one greenlet with a scope of its own: ``prepare``, the verb, ``write_error``,
-  templates. Its connections are released when the greenlet ends, whatever ended it, not in
+- ``_execute`` runs in one greenlet with a scope of its own: ``initialize``, ``prepare``, the verb,
+  ``write_error``, templates. Its connections are released when the greenlet ends, whatever ended it, not in
   ``on_finish``, which Tornado calls before the handler's method has returned.
 - Django's ``request_started`` and ``request_finished`` are sent in that greenlet.
 - Whatever ends a request, its client gets an answer, or a closed connection if half of one was sent.
@@ -23,9 +23,11 @@ from django.core.signals import request_finished, request_started
 from django.http import Http404
 from greenlet import GreenletExit
 from tornado import gen
-from tornado.web import HTTPError, RequestHandler
+from tornado.httputil import HTTPServerRequest
+from tornado.web import Application, HTTPError
 
 from greentor import bridge
+from greentor.atomic_requests import AtomicRequests
 from greentor.pool import PoolTimeout
 
 logger = logging.getLogger("greentor.web")
@@ -46,14 +48,14 @@ _running: set[BaseRequestHandler] = set()
 _idle: list[asyncio.Future[None]] = []
 
 
-class BaseRequestHandler(RequestHandler):
+class BaseRequestHandler(AtomicRequests):
     """A RequestHandler whose methods, sync or async, may use the Django ORM as they stand.
 
-    The ORM works in everything from ``prepare`` on, ``data_received`` included. It does not in
-    ``initialize`` and ``__init__``, which Tornado calls before the request has a greenlet, nor in
-    ``on_connection_close``, which it calls from the connection's task. Django's Http404,
-    PermissionDenied and BadRequest become 404, 403 and 400; an empty pool becomes 503 with
-    ``Retry-After``.
+    The ORM works in everything from ``initialize`` on, ``data_received`` included. It is refused in
+    ``__init__``, which Tornado calls before the request has a greenlet, and in
+    ``on_connection_close``, which it calls from the connection's task: use `greentor.spawn` there.
+    Django's Http404, PermissionDenied and BadRequest become 404, 403 and 400; an empty pool becomes
+    503 with ``Retry-After``.
     """
 
     _retry_after: int | None = None
@@ -63,12 +65,19 @@ class BaseRequestHandler(RequestHandler):
         super().__init_subclass__(**kwargs)
         for name in ("prepare", *(method.lower() for method in cls.SUPPORTED_METHODS)):
             method = getattr(cls, name, None)
-            if getattr(method, "__tornado_coroutine__", False):
+            if method is not None and getattr(method, "__tornado_coroutine__", False):
                 generator = getattr(method, "__wrapped__", None)
                 if inspect.isgeneratorfunction(generator):
-                    setattr(cls, name, _stepped(generator))
+                    setattr(cls, name, _stepped(method, generator))
         if "data_received" in vars(cls):
             cls.data_received = _in_scope(cls.data_received)  # type: ignore[method-assign]
+
+    def __init__(self, application: Application, request: HTTPServerRequest, **kwargs: Any) -> None:
+        # Tornado's __init__ ends with initialize(**kwargs), too early to have a greenlet.
+        self._initialize_kwargs = kwargs
+        self.initialize = _not_yet
+        super().__init__(application, request)
+        del self.initialize
 
     async def _execute(self, transforms: list[Any], *args: bytes, **kwargs: bytes) -> None:
         self._transforms = transforms
@@ -83,11 +92,14 @@ class BaseRequestHandler(RequestHandler):
 
     def _execute_green(self, args: tuple[bytes, ...], kwargs: dict[str, bytes]) -> None:
         transforms = self._transforms or []
+        verb = None
         if self._prepared_future is not None:  # a body that is streamed to data_received
             self._context = copy_context()
         try:
             try:
                 request_started.send(sender=type(self))
+                self.initialize(**self._initialize_kwargs)
+                verb = self._wrap_verb()
             except Exception as exc:
                 self._handle_request_exception(exc)
                 return
@@ -96,6 +108,7 @@ class BaseRequestHandler(RequestHandler):
             self._answer_killed()
             raise
         finally:
+            self._unwrap_verb(verb)
             if self._prepared_future is not None and not self._prepared_future.done():
                 self._prepared_future.set_result(None)
             try:
@@ -149,6 +162,10 @@ class BaseRequestHandler(RequestHandler):
             self.set_header("Retry-After", str(self._retry_after))
 
 
+def _not_yet(**kwargs: Any) -> None:
+    """Stand in for ``initialize`` until the request has its greenlet."""
+
+
 def _in_scope(data_received: Callable[..., Any]) -> Callable[..., Any]:
     """Run ``data_received``, which Tornado calls from the connection's task, for the request's.
 
@@ -163,13 +180,15 @@ def _in_scope(data_received: Callable[..., Any]) -> Callable[..., Any]:
     return method
 
 
-def _stepped(generator_function: Callable[..., Generator[Any, Any, Any]]) -> Callable[..., Any]:
+def _stepped(
+    coroutine: Callable[..., Any], generator_function: Callable[..., Generator[Any, Any, Any]]
+) -> Callable[..., Any]:
     """Run the body of a ``@gen.coroutine`` as an async function.
 
     Tornado's own runner resumes it from the loop after the first ``yield``, outside the greenlet.
     """
 
-    @functools.wraps(generator_function)
+    @functools.wraps(coroutine)  # with what other decorators have marked it with
     async def method(*args: Any, **kwargs: Any) -> Any:
         generator = generator_function(*args, **kwargs)
         try:
