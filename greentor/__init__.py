@@ -15,6 +15,7 @@ from greentor.bridge import (
     spawn,
 )
 from greentor.glocal import local
+from greentor.holding import hold
 from greentor.scope import ScopeClosed
 from greentor.waits import sleep, thread, timeout
 
@@ -28,6 +29,7 @@ __all__ = [
     "ScopeClosed",
     "await_",
     "green",
+    "hold",
     "in_green",
     "local",
     "sleep",

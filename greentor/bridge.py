@@ -258,6 +258,8 @@ def _end(g: Green) -> None:
         if frame.parent is None:
             frame.scope.close(g.dying)
         else:
+            if frame.scope.parked and not (g.dying or frame.parent.owner_waiter):
+                frame.scope.park()
             frame.parent.give_back()
 
 
@@ -398,8 +400,11 @@ def _step(g: Green, coroutine: Coroutine[Any, Any, Any], context: Context | None
                     raise GreenletExit
                 if context is not None:
                     frame.busy = True
-                elif frame.has_queue:
-                    frame.grant()
+                else:
+                    if frame.scope.parked and not frame.child:
+                        frame.scope.park()
+                    if frame.has_queue:
+                        frame.grant()
                 value = _switch(g, item)
             except GreenletExit:
                 coroutine.close()

@@ -199,6 +199,10 @@ class Pool(Generic[C]):
             else:
                 self._discard(connection)
 
+    def is_clean(self, connection: C) -> bool:
+        """Tell whether a connection that is lent could be lent on as it is, without I/O."""
+        return self._is_open(connection) and self._driver.is_clean(connection)
+
     def close(self) -> None:
         """Close the idle connections and lend no more; those lent are closed when they come back."""
         self.closed = True

@@ -37,13 +37,17 @@ class ScopeClosed(RuntimeError):
 class Scope:
     """Own the locals and the resources of one greenlet and of its helpers."""
 
-    __slots__ = ("__weakref__", "_resources", "closed", "locals", "name")
+    __slots__ = ("__weakref__", "_resources", "closed", "hold", "locals", "name", "parked")
 
     def __init__(self, name: str) -> None:
         self.name = name
         self.closed = False
         #: namespaces of `greentor.glocal.local` instances, by the key of the instance
         self.locals: dict[int, dict[str, Any]] = {}
+        #: how long connections are kept, see `greentor.holding`; None leaves it to each database
+        self.hold: str | None = None
+        #: called when a greenlet of the scope waits for something other than its resources
+        self.parked: dict[Hashable, Callable[[], None]] = {}
         self._resources: dict[Hashable, Release] = {}
 
     def __repr__(self) -> str:
@@ -61,6 +65,12 @@ class Scope:
     def remove_resource(self, key: Hashable) -> None:
         """Forget a resource that was released before the end of the scope."""
         self._resources.pop(key, None)
+        self.parked.pop(key, None)
+
+    def park(self) -> None:
+        """Have what is not needed meanwhile given up, before a greenlet of the scope waits."""
+        for give_up in list(self.parked.values()):
+            give_up()
 
     def check_open(self) -> None:
         """Raise `ScopeClosed` if the scope has ended."""
@@ -81,6 +91,7 @@ class Scope:
         force, and is raised at the end.
         """
         interruption: BaseException | None = None
+        self.parked.clear()
         while self._resources:
             _, release = self._resources.popitem()
             try:

@@ -26,7 +26,7 @@ from tornado import gen
 from tornado.httputil import HTTPServerRequest
 from tornado.web import Application, HTTPError
 
-from greentor import bridge
+from greentor import bridge, holding
 from greentor.atomic_requests import AtomicRequests
 from greentor.pool import PoolTimeout
 
@@ -58,11 +58,16 @@ class BaseRequestHandler(AtomicRequests):
     503 with ``Retry-After``.
     """
 
+    #: how long the request keeps its connections: see `greentor.holding`; None leaves it to each database
+    hold: str | None = None
+
     _retry_after: int | None = None
     _context: Context  # of the request, while its body is streamed
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
+        if cls.hold is not None:
+            holding.check(cls.hold, f"{cls.__qualname__}.hold")
         for name in ("prepare", *(method.lower() for method in cls.SUPPORTED_METHODS)):
             method = getattr(cls, name, None)
             if method is not None and getattr(method, "__tornado_coroutine__", False):
@@ -93,6 +98,8 @@ class BaseRequestHandler(AtomicRequests):
     def _execute_green(self, args: tuple[bytes, ...], kwargs: dict[str, bytes]) -> None:
         transforms = self._transforms or []
         verb = None
+        if self.hold is not None:
+            bridge.current_green("a request").frame.scope.hold = self.hold
         if self._prepared_future is not None:  # a body that is streamed to data_received
             self._context = copy_context()
         try:

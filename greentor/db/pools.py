@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from django.core.exceptions import ImproperlyConfigured
 from django.db.backends.base.base import NO_DB_ALIAS
 
+from greentor import holding
 from greentor.pool import Driver, Pool, PoolOptions
 
 if TYPE_CHECKING:
@@ -31,9 +32,11 @@ class DatabasePool(Pool[Any]):
     """A pool, with the idle wrappers of its database and what was learned of the server."""
 
     def __init__(
-        self, name: str, driver: Driver[Any], options: PoolOptions, identity: list[Any]
+        self, name: str, driver: Driver[Any], options: PoolOptions, identity: list[Any], hold: str
     ) -> None:
         super().__init__(name, driver, options)
+        #: how long scopes keep what they borrow, unless they say otherwise: see `greentor.holding`
+        self.hold = hold
         #: the values of the settings named in `IDENTITY`
         self.identity = identity
         self.wrappers: list[GreenWrapper] = []
@@ -84,7 +87,8 @@ def find_pool(
             return pool
     options = pool_options(alias, settings)
     assert options is not None
-    pool = DatabasePool(alias, make_driver(settings), options, [_copy(value) for value in identity])
+    copies = [_copy(value) for value in identity]
+    pool = DatabasePool(alias, make_driver(settings), options, copies, pool_hold(alias, settings))
     entry.pools.append(pool)
     return pool
 
@@ -109,9 +113,22 @@ def pool_options(alias: str, settings: dict[str, Any]) -> PoolOptions | None:
             f"DATABASES[{alias!r}]['OPTIONS']['pool'] must be a dict, True or False, not {given!r}"
         )
     try:
-        return PoolOptions.parse(given)
+        return PoolOptions.parse({k: v for k, v in given.items() if k != "hold"})
     except ValueError as exc:
         raise ImproperlyConfigured(f"DATABASES[{alias!r}]['OPTIONS']['pool']: {exc}") from None
+
+
+def pool_hold(alias: str, settings: dict[str, Any]) -> str:
+    """Return the option ``hold``, how long a scope keeps a connection of the database.
+
+    Raise ImproperlyConfigured if it is none of those that `greentor.holding` knows.
+    """
+    given = settings.get("OPTIONS", {}).get("pool", {})
+    when = given.get("hold", holding.REQUEST) if isinstance(given, dict) else holding.REQUEST
+    try:
+        return holding.check(when, f"DATABASES[{alias!r}]['OPTIONS']['pool']['hold']")
+    except ValueError as exc:
+        raise ImproperlyConfigured(str(exc)) from None
 
 
 def current_pools(loop: asyncio.AbstractEventLoop | None = None) -> list[DatabasePool]:

@@ -5,6 +5,7 @@ Invariants
   by name before a byte is written; a helper of the scope waits for its turn, and the owner for it.
 - A wrapper borrows its connection from the pool at the first query and gives it back on ``close()`` and
   at the end of the scope, however that comes about.
+- Held per transaction, it also goes back while the greenlet waits for something else, if nothing needs it.
 - A session is set up once, when its connection is opened, not each time it is lent: a request on an open
   connection sends its own statements and nothing else. ``connection_created`` is sent each time, as with
   Django's own pool: its receivers equip the wrapper.
@@ -17,7 +18,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from typing import Any, ClassVar
+import weakref
+from functools import partial
+from typing import Any, ClassVar, TypeVar
 
 from django.db import DatabaseError
 from django.db.backends.base.base import BaseDatabaseWrapper
@@ -26,10 +29,13 @@ from django.db.backends.utils import CursorDebugWrapper, CursorWrapper
 from django.utils.functional import cached_property
 from greenlet import getcurrent
 
-from greentor import bridge
+from greentor import bridge, holding
 from greentor.db.pools import DatabasePool, find_pool
+from greentor.db.session import SessionState
 from greentor.pool import Driver
 from greentor.scope import Scope
+
+_C = TypeVar("_C")
 
 #: what ``BaseDatabaseWrapper.connect`` assigns, and `GreenWrapper._attach` after it; a test compares
 CONNECT_ASSIGNS = (
@@ -52,11 +58,15 @@ class GreenWrapper(BaseDatabaseWrapper):
 
     _thread_sharing_count: int
     _known_attributes: ClassVar[dict[type, frozenset[str]]] = {}
+    #: what follows the state of a session that is held per transaction
+    session_class: ClassVar[type[SessionState]] = SessionState
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self._scope: Scope | None = None
         self._pool: DatabasePool | None = None  # that the connection was borrowed from
         self._home: DatabasePool | None = None  # that it last borrowed from
+        self._session: SessionState | None = None  # of a connection held per transaction
+        self._cursors: weakref.WeakSet[Any] = weakref.WeakSet()  # that are open on it
         self._suspect = self._judged = False  # `close` is to discard, not to lend on
         self._kept = False  # lives in the handler's store, and is reused
         self._configured = False  # has read its settings, as it does to open a connection
@@ -135,10 +145,15 @@ class GreenWrapper(BaseDatabaseWrapper):
     # --- cursors ------------------------------------------------------------------------------
 
     def make_cursor(self, cursor: Any) -> GreenCursor:
-        return GreenCursor(cursor, self)
+        return self._watch(GreenCursor(cursor, self))
 
     def make_debug_cursor(self, cursor: Any) -> GreenDebugCursor:
-        return GreenDebugCursor(cursor, self)
+        return self._watch(GreenDebugCursor(cursor, self))
+
+    def _watch(self, cursor: _C) -> _C:
+        if self._session is not None:
+            self._cursors.add(cursor)
+        return cursor
 
     def check_cursor(self, cursor: Any) -> None:
         """Refuse a cursor whose connection was given back, and may have been lent again."""
@@ -165,6 +180,9 @@ class GreenWrapper(BaseDatabaseWrapper):
             return
         connection, fresh = pool.acquire(self._open)
         self._pool = self._home = pool
+        if (g.frame.scope.hold or pool.hold) == holding.TRANSACTION:
+            self._session = self.session_class()
+            g.frame.scope.parked[self] = self._let_go
         if not fresh:
             self._attach(connection)
             if connection_created.has_listeners(type(self)):
@@ -256,10 +274,32 @@ class GreenWrapper(BaseDatabaseWrapper):
                 self._scope.remove_resource(self)
                 self._scope = None
 
+    def _let_go(self) -> None:
+        """Give the connection back while its greenlet waits for something else, if nothing holds it."""
+        scope, pool, session = self._scope, self._pool, self._session
+        if (
+            scope is not None
+            and pool is not None
+            and session is not None
+            and not session
+            and not self._cursors
+            and not self.in_atomic_block
+            and not self._thread_sharing_count
+            and (scope.hold or pool.hold) == holding.TRANSACTION
+            and pool.is_clean(self.connection)
+        ):
+            self._give_back(False)
+
     def _give_back(self, force: bool) -> None:
         """Part from the connection before it can be lent to somebody else."""
         connection, self.connection = self.connection, None
         pool, self._pool = self._pool, None
+        session, self._session = self._session, None
+        if session is not None:
+            force = force or bool(session)  # with what it carries it is nobody else's
+            self._cursors.clear()
+            if self._scope is not None:
+                self._scope.parked.pop(self, None)
         if connection is None:
             return
         if pool is not None:
@@ -274,9 +314,12 @@ class _Checked:
     db: GreenWrapper
     cursor: Any
 
-    def _execute(self, *args: Any) -> Any:
+    def _execute(self, sql: Any, params: Any, *args: Any) -> Any:
         self.db.check_cursor(self.cursor)
-        return super()._execute(*args)  # type: ignore[misc]
+        if (session := self.db._session) is None:
+            return super()._execute(sql, params, *args)  # type: ignore[misc]
+        call = partial(super()._execute, sql, params, *args)  # type: ignore[misc]
+        return session.execute(self.cursor, sql, params, call)
 
     def _executemany(self, *args: Any) -> Any:
         self.db.check_cursor(self.cursor)
@@ -284,7 +327,13 @@ class _Checked:
 
     def callproc(self, *args: Any, **kwargs: Any) -> Any:
         self.db.check_cursor(self.cursor)
+        if self.db._session is not None:
+            self.db._session.lasting.add("CALL")
         return super().callproc(*args, **kwargs)  # type: ignore[misc]
+
+    def close(self, *args: Any) -> None:
+        self.db._cursors.discard(self)
+        self.cursor.close(*args)
 
 
 class GreenCursor(_Checked, CursorWrapper):

@@ -10,8 +10,10 @@ from django.utils.functional import cached_property
 
 from greentor import bridge
 from greentor.db import handler, seams
+from greentor.db.mysql.session import MySQLSession
+from greentor.db.mysql.streaming import StreamingMixin
 from greentor.db.mysql.upstream import base
-from greentor.db.pools import find_pool, pool_options
+from greentor.db.pools import find_pool, pool_hold, pool_options
 from greentor.db.wrapper import GreenWrapper
 from greentor.drivers import pymysql as driver
 
@@ -46,8 +48,10 @@ class ConnectionDriver:
 _drivers = {autocommit: ConnectionDriver(autocommit) for autocommit in (True, False)}
 
 
-class DatabaseWrapper(GreenWrapper, _DjangoWrapper):  # type: ignore[misc,valid-type]
+class DatabaseWrapper(StreamingMixin, GreenWrapper, _DjangoWrapper):  # type: ignore[misc,valid-type]
     """Django's MySQL wrapper on greentor's PyMySQL connections."""
+
+    session_class = MySQLSession
 
     @staticmethod
     def make_driver(settings: dict[str, Any]) -> ConnectionDriver:
@@ -89,6 +93,7 @@ class DatabaseWrapper(GreenWrapper, _DjangoWrapper):  # type: ignore[misc,valid-
 def check_options(alias: str, settings: dict[str, Any]) -> None:
     """Raise ImproperlyConfigured for an option that neither the pool, Django nor PyMySQL knows."""
     pool_options(alias, settings)
+    pool_hold(alias, settings)
     options = settings.get("OPTIONS", {})
     level = options.get("isolation_level")
     if level and str(level).lower() not in (levels := sorted(_DjangoWrapper.isolation_levels)):
@@ -97,11 +102,15 @@ def check_options(alias: str, settings: dict[str, Any]) -> None:
             f"not {level!r}"
         )
     known = set(inspect.signature(driver.Connection.__init__).parameters) - {"self"}
-    known |= {"pool", "isolation_level"}
+    known |= {"pool", "isolation_level", "stream_iterator"}
     if unknown := sorted(set(options) - known):
         raise ImproperlyConfigured(
             f"DATABASES[{alias!r}]['OPTIONS']: unknown option {', '.join(map(repr, unknown))}; known "
-            "are 'pool', 'isolation_level', and the arguments of pymysql.connect()"
+            "are 'pool', 'isolation_level', 'stream_iterator', and the arguments of pymysql.connect()"
+        )
+    if not isinstance(stream := options.get("stream_iterator", False), bool):
+        raise ImproperlyConfigured(
+            f"DATABASES[{alias!r}]['OPTIONS']['stream_iterator'] must be True or False, not {stream!r}"
         )
 
 
