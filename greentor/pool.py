@@ -12,6 +12,7 @@ Invariants
   loop is given back by the waiter itself.
 - A connection comes back clean (open, no transaction, nothing unread, same loop and process) or not at
   all: then its slot is free again, and passed on. It comes back once, to the pool that lent it.
+- The slot of a connection that died while it was lent can be passed on before it comes back.
 - No error of a driver changes the accounting. Every step costs the same, however many wait.
 - `acquire` waits, in a greenlet. Whatever is called with ``force`` true does not.
 """
@@ -120,6 +121,7 @@ class Pool(Generic[C]):
         self._idle: list[C] = []
         self._opened: dict[int, float] = {}  # by id of the connection: when it was opened
         self._lent: set[int] = set()  # their ids
+        self._lost: set[int] = set()  # of those lent whose slot was passed on already
         self._in_use = 0
         self._waiters: OrderedDict[_Waiter[C], None] = OrderedDict()
         self._pid = process.pid
@@ -187,6 +189,10 @@ class Pool(Generic[C]):
         if self._pid != process.pid:
             self._driver.close(connection)
             return
+        if id(connection) in self._lost:
+            self._lost.remove(id(connection))
+            self._close(connection)
+            return
         if id(connection) not in self._lent:
             raise ValueError(f"{connection!r} is not on loan from {self!r}")
         self._lent.remove(id(connection))
@@ -198,6 +204,36 @@ class Pool(Generic[C]):
                 self._give(connection)
             else:
                 self._discard(connection)
+
+    def write_off(self, connection: C, keep_slot: bool = False) -> bool:
+        """Count a connection that is lent, but dead, as given back: its slot is free now.
+
+        With ``keep_slot`` the slot is kept, for `acquire_kept` or `free_kept`, one of which must follow.
+        Return False, and do nothing, for one that is not on loan. Its borrower still gives it back.
+        """
+        if self._pid != process.pid or id(connection) not in self._lent:
+            return False
+        self._lent.remove(id(connection))
+        self._lost.add(id(connection))
+        if not keep_slot:
+            self._free_slot()
+        return True
+
+    def acquire_kept(self, open_: Callable[[], C]) -> C:
+        """Open a connection, without queueing, on the slot that `write_off` has kept."""
+        try:
+            self._check_usable()
+            connection = open_()
+        except BaseException:
+            self._free_slot()
+            raise
+        self._opened[id(connection)] = time.monotonic()
+        self._lent.add(id(connection))
+        return connection
+
+    def free_kept(self) -> None:
+        """Pass the slot on that `write_off` has kept."""
+        self._free_slot()
 
     def is_clean(self, connection: C) -> bool:
         """Tell whether a connection that is lent could be lent on as it is, without I/O."""

@@ -91,6 +91,8 @@ class Stream(asyncio.Protocol):
         self._waiter: asyncio.Future[None] | None = None
         self._user: Any = None  # the greenlet that waits, or is in the TLS handshake
         self._timeout: float | None = None
+        #: our end of the socket: a tuple of host and port, an empty string for a unix socket
+        self.address: Any = None
         self._error: BaseException | None = None
         self._eof = False
         self._reading = True
@@ -241,6 +243,7 @@ class Stream(asyncio.Protocol):
         self._transport = cast(asyncio.Transport, transport)
         # pause_writing() as soon as a byte is left over: see sendall
         self._transport.set_write_buffer_limits(high=0)
+        self.address = transport.get_extra_info("sockname")
         sock = transport.get_extra_info("socket")
         if sock.family in (socket.AF_INET, socket.AF_INET6):
             with suppress(OSError):  # reset already

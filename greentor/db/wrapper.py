@@ -179,10 +179,13 @@ class GreenWrapper(BaseDatabaseWrapper):
             self._open()
             return
         connection, fresh = pool.acquire(self._open)
+        self._borrowed(pool, connection, fresh)
+
+    def _borrowed(self, pool: DatabasePool, connection: Any, fresh: bool) -> None:
         self._pool = self._home = pool
-        if (g.frame.scope.hold or pool.hold) == holding.TRANSACTION:
+        if (scope := self._scope) and (scope.hold or pool.hold) == holding.TRANSACTION:
             self._session = self.session_class()
-            g.frame.scope.parked[self] = self._let_go
+            scope.parked[self] = self._let_go
         if not fresh:
             self._attach(connection)
             if connection_created.has_listeners(type(self)):

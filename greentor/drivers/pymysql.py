@@ -16,7 +16,8 @@ from __future__ import annotations
 import os
 import ssl
 import traceback
-from typing import Any, cast
+from collections.abc import Callable
+from typing import Any, NamedTuple, cast
 
 import pymysql
 from pymysql import err
@@ -47,6 +48,7 @@ PYMYSQL_NAMES = (
     "host_info",
     "port",
     "server_status",
+    "thread_id",
     "unix_socket",
 )
 
@@ -66,8 +68,20 @@ class SharedContext:
         return self.context.wrap_socket(sock, server_hostname=server_hostname)
 
 
+class Abandoned(NamedTuple):
+    """A query whose answer nobody waits for any more, and which the server still works on."""
+
+    #: the connection's id in the server
+    id: int
+    #: our end of its socket: host and port, or an empty string for a unix socket
+    address: Any
+
+
 class Connection(PyMySQLConnection):  # type: ignore[misc]
     """PyMySQL's connection; takes all that PyMySQL takes, and raises what it raises."""
+
+    #: called when a wait for an answer was interrupted, by a cancel or a timeout; it must not wait
+    on_abandoned: Callable[[Connection, Abandoned], None] | None = None
 
     _pid = -1
     _stream: Stream | None = None
@@ -143,6 +157,7 @@ class Connection(PyMySQLConnection):  # type: ignore[misc]
             data = stream.read(num_bytes)
         except BaseException as exc:
             message = f"Lost connection to MySQL server during query ({exc})"
+            self._abandon_query(exc)
             self._interrupted(exc, CR.CR_SERVER_LOST, message)
             raise
         if len(data) < num_bytes:
@@ -164,6 +179,15 @@ class Connection(PyMySQLConnection):  # type: ignore[misc]
             message = f"MySQL server has gone away ({exc!r})"
             self._interrupted(exc, CR.CR_SERVER_GONE_ERROR, message)
             raise
+
+    def _abandon_query(self, exc: BaseException) -> None:
+        """Tell that the server may still be at work on what nobody waits for any more."""
+        lost = isinstance(exc, OSError) and not isinstance(exc, TimeoutError)
+        misused = isinstance(exc, ConcurrentUseError | bridge.NotGreen)
+        stream = self._stream
+        if stream is None or self.on_abandoned is None or self._logging_in or lost or misused:
+            return
+        self.on_abandoned(self, Abandoned(self.thread_id(), stream.address))
 
     def _limit(self, timeout: float | None) -> float | None:
         if not self._logging_in:

@@ -10,10 +10,11 @@ from django.utils.functional import cached_property
 
 from greentor import bridge
 from greentor.db import handler, seams
+from greentor.db.mysql.kill import QueryKiller
 from greentor.db.mysql.session import MySQLSession
 from greentor.db.mysql.streaming import StreamingMixin
 from greentor.db.mysql.upstream import base
-from greentor.db.pools import find_pool, pool_hold, pool_options
+from greentor.db.pools import DatabasePool, find_pool, pool_hold, pool_options
 from greentor.db.wrapper import GreenWrapper
 from greentor.drivers import pymysql as driver
 
@@ -59,11 +60,24 @@ class DatabaseWrapper(StreamingMixin, GreenWrapper, _DjangoWrapper):  # type: ig
 
     def get_connection_params(self) -> dict[str, Any]:
         params: dict[str, Any] = super().get_connection_params()
-        params.pop("pool", None)
+        for name in ("pool", "kill_on_cancel"):
+            params.pop(name, None)
         return params
 
     def get_new_connection(self, conn_params: dict[str, Any]) -> driver.Connection:
         return driver.connect(**conn_params)
+
+    def _borrowed(self, pool: DatabasePool, connection: Any, fresh: bool) -> None:
+        super()._borrowed(pool, connection, fresh)
+        if fresh and self.settings_dict["OPTIONS"].get("kill_on_cancel", True):
+            killer = pool.memo.get("query_killer")
+            if killer is None:
+                killer = pool.memo["query_killer"] = QueryKiller(pool, self)
+            connection.on_abandoned = killer.abandon
+
+    def connect_kept(self, pool: DatabasePool) -> None:
+        """Borrow a connection opened on the slot that ``pool.write_off`` has kept."""
+        self._borrowed(pool, pool.acquire_kept(self._open), True)
 
     def is_usable(self) -> bool:
         if self.connection is None:
@@ -102,16 +116,18 @@ def check_options(alias: str, settings: dict[str, Any]) -> None:
             f"not {level!r}"
         )
     known = set(inspect.signature(driver.Connection.__init__).parameters) - {"self"}
-    known |= {"pool", "isolation_level", "stream_iterator"}
+    known |= {"pool", "isolation_level", "kill_on_cancel", "stream_iterator"}
     if unknown := sorted(set(options) - known):
         raise ImproperlyConfigured(
             f"DATABASES[{alias!r}]['OPTIONS']: unknown option {', '.join(map(repr, unknown))}; known "
-            "are 'pool', 'isolation_level', 'stream_iterator', and the arguments of pymysql.connect()"
+            "are 'pool', 'isolation_level', 'kill_on_cancel', 'stream_iterator', and the arguments of "
+            "pymysql.connect()"
         )
-    if not isinstance(stream := options.get("stream_iterator", False), bool):
-        raise ImproperlyConfigured(
-            f"DATABASES[{alias!r}]['OPTIONS']['stream_iterator'] must be True or False, not {stream!r}"
-        )
+    for name in ("kill_on_cancel", "stream_iterator"):
+        if not isinstance(value := options.get(name, False), bool):
+            raise ImproperlyConfigured(
+                f"DATABASES[{alias!r}]['OPTIONS'][{name!r}] must be True or False, not {value!r}"
+            )
 
 
 handler.register_engine("greentor.db.mysql", DatabaseWrapper)
