@@ -28,13 +28,16 @@ TEST = [
     "Django>=6.1,<6.2; python_version >= '3.12'",
     "hypothesis>=6.100,<7",
     "pytest>=9.0,<10",
+    "pytest-django>=4.11,<5",
     "pytest-randomly>=3.16,<6",
     "pytest-timeout>=2.3,<3",
     "pytest-tornado==0.8.1",
     "setuptools>=77,<81",  # pytest-tornado imports pkg_resources
 ]
+DOCS = ["Sphinx>=8.1,<10", "furo>=2025.7", "myst-parser>=4,<6"]
 DEV = [
     *TEST,
+    *DOCS,
     "django-stubs>=5.2,<7",
     "mypy>=1.15,<3",
     "ruff>=0.11,<1",
@@ -59,6 +62,7 @@ setup(
         "greenlet>=3.0",
         "tornado>=6.4",
     ],
+    entry_points={"pytest11": ["greentor = greentor.pytest_plugin"]},
     extras_require={
         "app": APP,
         "rsa": RSA,

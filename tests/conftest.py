@@ -7,6 +7,7 @@ with the first test that asks for it:
 - `mysql_params`: keyword arguments for `pymysql.connect`.
 - `django_db_tables`: the tables of `tests.settings`' databases exist.
 - `clean_tables`: they exist and are empty.
+- `db` and `transactional_db`: pytest-django's, on the same databases; `greentor_leaks`: the library's own.
 - `run`: call an `async def` on asyncio, and again on uvloop.
 - `io_loop`: the loop of a test under `@pytest.mark.gen_test`.
 
@@ -64,6 +65,35 @@ def django_db_tables(mariadb: MariaDB) -> None:
     for alias in connections:
         call_command("migrate", database=alias, run_syncdb=True, verbosity=0)
     connections.close_all()
+
+
+#: the modules whose tests leave no greenlet, scope or connection behind, which is checked
+CLEAN = {
+    "test_atomic_requests",
+    "test_db_pools",
+    "test_db_scope",
+    "test_glocal",
+    "test_web",
+    "test_web_parts",
+}
+
+
+@pytest.fixture(autouse=True)
+def _clean(request: pytest.FixtureRequest) -> None:
+    if request.path.stem in CLEAN:
+        request.getfixturevalue("greentor_leaks")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _database_access(django_db_blocker: Any) -> Iterator[None]:
+    """Let tests use the database without pytest-django's mark: most of them empty its tables themselves."""
+    with django_db_blocker.unblock():
+        yield
+
+
+@pytest.fixture(scope="session")
+def django_db_setup(django_db_tables: None) -> None:
+    """Have pytest-django's `db` use the databases of the session, instead of creating others."""
 
 
 @pytest.fixture
