@@ -32,3 +32,11 @@ def _database(name: str) -> dict:
 
 
 DATABASES = {"default": _database("greentor"), "other": _database("greentor_other")}
+
+CACHES = {
+    "default": {"BACKEND": "django.core.cache.backends.locmem.LocMemCache"},
+    "database": {
+        "BACKEND": "django.core.cache.backends.db.DatabaseCache",
+        "LOCATION": "cache",
+    },
+}
