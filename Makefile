@@ -1,6 +1,8 @@
 # make run    the reference application: PORT=8000 ADDRESS=127.0.0.1, DATABASE_URL from the environment
 # make test   `make check`, then the tests: PYTEST_ARGS="-k pool -x"
-# make check  ruff and mypy
+# make check  ruff, mypy, and `make docs`
+# make docs   docs/ as HTML in .cache/docs/html; a link that leads nowhere is an error
+# make linkcheck  ask other sites whether the links to them still lead somewhere
 # make oracle Django's own test suite inside a greenlet: ORACLE_ARGS
 # make clean  remove what these created here
 #
@@ -27,7 +29,7 @@ SHELL := /bin/bash
 .ONESHELL:
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := test
-.PHONY: run test check oracle clean system
+.PHONY: run test check docs linkcheck oracle clean system
 
 run: $(VENV)/.installed-run
 	exec $(PY) -m app --port $(PORT) --address $(ADDRESS)
@@ -35,10 +37,20 @@ run: $(VENV)/.installed-run
 test: $(VENV)/.installed-dev check system
 	$(PY) -m pytest $(PYTEST_ARGS)
 
-check: $(VENV)/.installed-dev
+check: $(VENV)/.installed-dev docs
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
+
+# The whole of it each time, 3 s: a link may break by a change of the page that it leads to.
+SPHINX = $(VENV)/bin/sphinx-build -q -E -a -n -W --keep-going -d .cache/docs/doctrees
+
+docs: $(VENV)/.installed-dev
+	$(SPHINX) -b html docs .cache/docs/html
+	echo "The pages: .cache/docs/html/index.html"
+
+linkcheck: $(VENV)/.installed-dev
+	$(SPHINX) -b linkcheck docs .cache/docs/linkcheck
 
 oracle: $(VENV)/.installed-dev system
 	$(PY) -m tests.oracle $(ORACLE_ARGS)

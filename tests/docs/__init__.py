@@ -1,0 +1,1 @@
+"""The code that stands in docs/, run."""
