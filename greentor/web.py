@@ -151,6 +151,8 @@ class BaseRequestHandler(AtomicRequests):
             super().send_error(status_code, **kwargs)
 
     def _handle_request_exception(self, e: BaseException) -> None:
+        while isinstance(e, BaseExceptionGroup) and len(e.exceptions) == 1:
+            e = e.exceptions[0]  # out of a TaskGroup
         status = next((code for cls, code in STATUS.items() if isinstance(e, cls)), None)
         if status is None:
             super()._handle_request_exception(e)

@@ -335,6 +335,23 @@ REFUSED = [
 ]
 
 
+def test_one_error_out_of_a_task_group_is_answered_as_itself(run):
+    class Groups(BaseRequestHandler):
+        async def get(self):
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self.find())
+
+        async def find(self):
+            await Author.objects.acount()
+            raise Http404
+
+    async def main():
+        async with serving(Groups) as served:
+            assert (await served.fetch()).code == 404
+
+    run(main)
+
+
 @pytest.mark.parametrize("handler", REFUSED, ids=lambda handler: handler.__name__)
 def test_the_reason_is_logged_as_it_stands(run, handler, caplog):
     async def main():
