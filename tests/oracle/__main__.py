@@ -66,7 +66,8 @@ def show(leg: Leg) -> None:
     """Print a leg's counts."""
     ticks = "" if leg.ticks is None else f", the loop ticked {leg.ticks} times"
     print(
-        f"{leg.name:9} {leg.tests} tests in {leg.seconds:.0f} s: {leg.count('ok')} ok, "
+        f"{leg.name:9} {leg.tests} tests, {leg.apps} applications, in {leg.seconds:.0f} s: "
+        f"{leg.count('ok')} ok, "
         f"{leg.count('fail')} failed, {leg.count('error', 'died')} errors, "
         f"{leg.count('skip')} skipped, {leg.count('expected failure')} expected failures{ticks}"
     )
@@ -109,7 +110,7 @@ def compare(suite: Suite, labels: Labels) -> int:
         listing(f"failing in {leg.name}'s leg", failing)
     listing("excepted", {t: excepted[t] for t in found if t in excepted})
     needless = stale(excepted, green.outcomes, labels)
-    listing("stale exceptions, remove them", dict.fromkeys(needless, ""))
+    listing("exceptions that this run did not need", dict.fromkeys(needless, ""))
     listing(
         f"differed once, in none of {2 * RERUNS} reruns",
         {t: f"{o.name}: {last_line(o.detail)}" for t, o in open_.items() if t not in again},
@@ -126,7 +127,8 @@ def compare(suite: Suite, labels: Labels) -> int:
     if idle:
         print("\nthe loop never ticked during greentor's leg: it ran blocking, and proves nothing")
     total = len(counted) + broken + idle
-    print(f"\n{len(counted)} differences" + (f", {broken} legs died" if broken else ""))
+    died = f"; legs that died: {broken}" if broken else ""
+    print(f"\ndifferences: {len(counted)}{died}")
     return total
 
 

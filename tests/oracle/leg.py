@@ -30,8 +30,10 @@ Write = Callable[..., None]
 DETAIL = 6000
 
 
-def recording(base: type[unittest.TextTestResult], write: Write) -> type[unittest.TextTestResult]:
-    """Return a result class that writes one line per test."""
+def recording(
+    base: type[unittest.TextTestResult], write: Write, at_end: Callable[[], None]
+) -> type[unittest.TextTestResult]:
+    """Return a result class that writes one line per test, and calls ``at_end`` after each."""
 
     class Result(base):  # type: ignore[misc, valid-type]
         _test: Any = None
@@ -47,6 +49,7 @@ def recording(base: type[unittest.TextTestResult], write: Write) -> type[unittes
             super().stopTest(test)
             if self._test is test:
                 self._test = None
+                at_end()
                 self._done(test, self._notes, time.perf_counter() - self._began)
 
         def _note(self, test: Any, outcome: str, detail: str = "") -> None:
@@ -77,7 +80,8 @@ def recording(base: type[unittest.TextTestResult], write: Write) -> type[unittes
             super().addSubTest(test, subtest, err)
 
         def addSkip(self, test: Any, reason: str) -> None:
-            self._note(test, "skip", reason)
+            if getattr(test, "test_case", None) is not self._test or self._test is None:
+                self._note(test, "skip", reason)  # and not for one of its subtests
             super().addSkip(test, reason)
 
         def addExpectedFailure(self, test: Any, err: Any) -> None:
@@ -91,7 +95,7 @@ def recording(base: type[unittest.TextTestResult], write: Write) -> type[unittes
     return Result
 
 
-def hook(apps: list[str], write: Write) -> None:
+def hook(apps: list[str], write: Write, at_end: Callable[[], None]) -> None:
     """Have the next runner that ``runtests.py`` asks for record, and install further apps."""
     import django
     import django.test.utils
@@ -105,10 +109,12 @@ def hook(apps: list[str], write: Write) -> None:
 
         class Runner(base):  # type: ignore[misc]
             def get_resultclass(self) -> Any:
-                return recording(super().get_resultclass() or unittest.TextTestResult, write)
+                base = super().get_resultclass() or unittest.TextTestResult
+                return recording(base, write, at_end)
 
             def run_suite(self, suite: Any, **kwargs: Any) -> Any:
-                write("total", count=suite.countTestCases())
+                count, apps = suite.countTestCases(), len(settings.INSTALLED_APPS)
+                write("total", count=count, apps=apps)
                 return super().run_suite(suite, **kwargs)
 
         return Runner
@@ -122,9 +128,9 @@ def hook(apps: list[str], write: Write) -> None:
     django.setup = setup_with_apps  # type: ignore[assignment]
 
 
-def run(config: dict[str, Any], write: Write) -> int:
+def run(config: dict[str, Any], write: Write, at_end: Callable[[], None] = lambda: None) -> int:
     """Run the suite and return what it would have exited with."""
-    hook(config["apps"], write)
+    hook(config["apps"], write, at_end)
     sys.argv = ["runtests.py", "--settings", config["settings"], "--parallel=1", "--noinput"]
     sys.argv += config["labels"]
     try:
@@ -136,14 +142,21 @@ def run(config: dict[str, Any], write: Write) -> int:
 
 async def run_in_greenlet(config: dict[str, Any], write: Write) -> int:
     """Run the suite in one greenlet, and count how often the loop could do something else."""
-    from greentor import green, in_green
+    from greentor import await_, green, in_green
 
     ticks = 0
+
+    def cancel_tasks() -> None:
+        """End what a test has left on the loop, as the loop of its own would that it has elsewhere."""
+        if tasks := asyncio.all_tasks() - ours:
+            for task in tasks:
+                task.cancel()
+            await_(asyncio.wait(tasks))
 
     def body() -> int:
         if not in_green():
             raise RuntimeError("the suite is not in a greenlet")
-        return run(config, write)
+        return run(config, write, cancel_tasks)
 
     async def tick() -> None:
         nonlocal ticks
@@ -154,6 +167,7 @@ async def run_in_greenlet(config: dict[str, Any], write: Write) -> int:
     loop = asyncio.get_running_loop()
     loop.set_exception_handler(lambda _, context: write("loop error", detail=repr(context)))
     ticker = loop.create_task(tick())
+    ours = asyncio.all_tasks()
     try:
         return await green(body)()
     finally:

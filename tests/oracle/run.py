@@ -35,14 +35,6 @@ ENGINES = {
     "sqlite3": ("django.db.backends.sqlite3", "greentor.db.sqlite3"),
 }
 
-SETTINGS = """\
-DATABASES = {databases!r}
-SECRET_KEY = "django_tests_secret_key"  # one of the tests reads it
-PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
-DEFAULT_AUTO_FIELD = "django.db.models.AutoField"
-USE_TZ = False
-"""
-
 
 class Outcome(NamedTuple):
     """What became of one test: ok, fail, error, skip, expected failure, or died."""
@@ -66,6 +58,7 @@ class Leg:
     loop_errors: list[str] = field(default_factory=list)
     running: str | None = None
     total: int = 0
+    apps: int = 0
     tests: int = 0
     ticks: int | None = None
     exit_code: int | None = None
@@ -136,7 +129,7 @@ class Leg:
             self.tests += 1
             self.outcomes[event["id"]] = Outcome(event["outcome"], event["detail"])
         elif kind == "total":
-            self.total = event["count"]
+            self.total, self.apps = event["count"], event["apps"]
         elif kind == "ticks":
             self.ticks = event["count"]
         elif kind == "loop error":
@@ -187,7 +180,8 @@ class Suite:
         module = f"oracle_settings_{name}"
         engine = ENGINES[self.engine][green]
         databases = {a: self._database(name, a, engine) for a in ("default", "other")}
-        (self.home / f"{module}.py").write_text(SETTINGS.format(databases=databases))
+        example = (self.tests / "test_sqlite.py").read_text()  # of this version of Django
+        (self.home / f"{module}.py").write_text(f"{example}\nDATABASES = {databases!r}\n")
         config = {
             "tests": str(self.tests),
             "labels": list(labels),
@@ -201,12 +195,15 @@ class Suite:
 
     def _database(self, leg: str, alias: str, engine: str) -> dict[str, Any]:
         if self.engine != "mysql":
-            # A file: a database in memory is one for each connection, which greentor refuses.
+            # A file, as a server has it; by default the test database would be in memory.
             files = [str(self.work / f"{leg}-{alias}{tag}.sqlite3") for tag in ("", "-test")]
+            options = {"transaction_mode": "IMMEDIATE"}  # greentor's default
+            if leg == "plain":  # and this one's log is synchronised seldom, too
+                options["init_command"] = "PRAGMA synchronous = OFF"
             return {
                 "ENGINE": engine,
                 "NAME": files[0],
-                "OPTIONS": {"transaction_mode": "IMMEDIATE"},  # greentor's default
+                "OPTIONS": options,
                 "TEST": {"NAME": files[1]},
             }
         return {

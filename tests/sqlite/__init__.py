@@ -1,0 +1,1 @@
+"""ENGINE greentor.db.sqlite3."""
