@@ -17,7 +17,7 @@ def version() -> str:
     return found.group(1)
 
 
-APP = ["dj-database-url>=2.2,<4"]
+APP = ["dj-database-url>=2.2,<4", "tornado>=6.6"]  # its cross-origin protection
 RSA = ["cryptography>=42"]
 UVLOOP = ["uvloop>=0.21"]
 TEST = [

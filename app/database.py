@@ -1,4 +1,4 @@
-"""From a `DATABASE_URL` to an entry of Django's `DATABASES`.
+"""From a `DATABASE_URL`, or a `REPLICA_URL`, to an entry of Django's `DATABASES`.
 
 dj-database-url does the reading. What is added here: greentor's engines, and the pool's options,
 which may stand in the query: ``mysql://user:password@host:3306/name?pool_size=8&max_overflow=0``.
@@ -12,6 +12,8 @@ from urllib.parse import parse_qsl
 
 import dj_database_url
 from django.core.exceptions import ImproperlyConfigured
+
+from greentor import holding
 
 MYSQL = "greentor.db.mysql"
 SQLITE = "greentor.db.sqlite3"
@@ -31,17 +33,30 @@ def boolean(text: str) -> bool:
     raise ValueError(text)
 
 
+def hold(text: str) -> str:
+    """Read how long a request keeps its connection; raise ValueError for what greentor does not know."""
+    return holding.check(text, "hold")
+
+
 POOL_OPTIONS: dict[str, tuple[Callable[[str], Any], str]] = {
     "pool_size": (int, "an integer"),
     "max_overflow": (int, "an integer"),
     "pool_timeout": (float, "a number of seconds"),
     "pool_recycle": (float, "a number of seconds"),
+    "hold": (hold, "request or transaction"),
     "echo": (boolean, "true or false"),
 }
 
 
-def parse(url: str) -> dict[str, Any]:
-    """Return the settings of one database; raise ImproperlyConfigured saying what is wrong."""
+def parse(url: str, variable: str = "DATABASE_URL") -> dict[str, Any]:
+    """Return the settings of one database; raise ImproperlyConfigured saying what is wrong, and where."""
+    try:
+        return _parse(url)
+    except ValueError as error:
+        raise ImproperlyConfigured(f"{variable}: {error}") from None
+
+
+def _parse(url: str) -> dict[str, Any]:
     base, _, query = url.partition("?")
     pool: dict[str, Any] = {}
     rest = []
@@ -51,20 +66,13 @@ def parse(url: str) -> dict[str, Any]:
             pool[name] = pool_option(name, value)
         else:
             rest.append(part)
-    try:
-        config = dict(dj_database_url.parse("?".join(filter(None, [base, "&".join(rest)]))))
-    except ValueError as error:
-        raise ImproperlyConfigured(f"DATABASE_URL: {error}") from None
+    config = dict(dj_database_url.parse("?".join(filter(None, [base, "&".join(rest)]))))
     if pool:
         if config["ENGINE"] not in (MYSQL, SQLITE):
-            raise ImproperlyConfigured(
-                f"DATABASE_URL: {config['ENGINE']} takes no {', '.join(pool)}"
-            )
+            raise ValueError(f"{config['ENGINE']} takes no {', '.join(pool)}")
         config.setdefault("OPTIONS", {}).setdefault("pool", pool)
         if config["OPTIONS"]["pool"] is not pool:
-            raise ImproperlyConfigured(
-                f"DATABASE_URL: pool and {', '.join(pool)} exclude each other"
-            )
+            raise ValueError(f"pool and {', '.join(pool)} exclude each other")
     return config
 
 
@@ -74,6 +82,4 @@ def pool_option(name: str, text: str) -> Any:
     try:
         return convert(text)
     except ValueError:
-        raise ImproperlyConfigured(
-            f"DATABASE_URL: {name} must be {expected}, not {text!r}"
-        ) from None
+        raise ValueError(f"{name} must be {expected}, not {text!r}") from None

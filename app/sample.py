@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
-from random import randint
+from random import Random, randint
 
+from django.contrib.auth.hashers import make_password
 from django.db import transaction
 
-from app.models import Author, Book, Fortune, World
+from app.models import Author, Book, Candle, Fortune, Token, User, World
 
 BOOKS: dict[str, list[tuple[str, int, str]]] = {
     "Bram Stoker": [("Dracula", 1897, "9.50")],
@@ -78,12 +80,31 @@ FORTUNES = [
     "フレームワークのベンチマーク",
 ]
 
+USERS = ["Ada Lovelace", "Alan Turing", "Barbara Liskov", "Edsger Dijkstra", "Grace Hopper"]
+
+#: symbol: name, and the price that its candles begin with
+TOKENS = {
+    "ADA": ("Cardano", 0.45),
+    "BNB": ("BNB", 580.0),
+    "BTC": ("Bitcoin", 64_000.0),
+    "DOGE": ("Dogecoin", 0.12),
+    "ETH": ("Ethereum", 3_100.0),
+    "SOL": ("Solana", 150.0),
+    "XRP": ("XRP", 0.55),
+}
+CANDLES = 240
+FIRST_CANDLE = datetime(2025, 1, 1, tzinfo=UTC)
+
 
 @transaction.atomic
 def fill() -> None:
     """Insert what is missing, in bulk; rows that exist stay as they are."""
     if not Book.objects.exists():
         fill_books()
+    if not User.objects.exists():
+        fill_users()
+    if not Token.objects.exists():
+        fill_candles()
     worlds = set(range(1, World.COUNT + 1)).difference(World.objects.values_list("id", flat=True))
     World.objects.bulk_create(
         World(id=id, randomnumber=randint(1, World.COUNT)) for id in sorted(worlds)
@@ -106,3 +127,46 @@ def fill_books() -> None:
             for title, year, price in written
         ]
     Book.objects.bulk_create(books)
+
+
+def fill_users() -> None:
+    """Insert users who cannot log in: a password that everybody knows is none."""
+    User.objects.bulk_create(
+        User(
+            username=name.split()[0].lower(),
+            email=f"{name.replace(' ', '.').lower()}@example.com",
+            full_name=name,
+            password=make_password(None),
+        )
+        for name in USERS
+    )
+
+
+def fill_candles() -> None:
+    """Insert all tokens, and for each an invented course, the same one wherever it is filled in."""
+    Token.objects.bulk_create(
+        Token(symbol=symbol, name=name) for symbol, (name, _) in TOKENS.items()
+    )
+    candles = []
+    for token in Token.objects.filter(symbol__in=TOKENS):
+        random = Random(token.symbol)
+        close = TOKENS[token.symbol][1]
+        for hour in range(CANDLES):
+            before, close = close, close * random.lognormvariate(0, 0.01)
+            candles.append(
+                Candle(
+                    token=token,
+                    time=FIRST_CANDLE + timedelta(hours=hour),
+                    open=price(before),
+                    high=price(max(before, close) * (1 + random.random() / 200)),
+                    low=price(min(before, close) * (1 - random.random() / 200)),
+                    close=price(close),
+                    volume=Decimal(random.randrange(1_000_000, 100_000_000)) / 100,
+                )
+            )
+    Candle.objects.bulk_create(candles)
+
+
+def price(value: float) -> Decimal:
+    """Round a price to what its column keeps."""
+    return Decimal(value).quantize(Decimal("0.00000001"))

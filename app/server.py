@@ -22,8 +22,12 @@ from tornado.netutil import bind_sockets
 from greentor.db import close_pools
 from greentor.web import drain
 
-#: seconds that requests in flight get to finish in
+#: seconds that requests in flight get to finish in, and after them what is still to be written
 DRAIN_TIMEOUT = 30
+FLUSH_TIMEOUT = 10
+
+#: bytes; a longer request is refused unread
+MAX_BODY = 10_000_000
 
 logger = logging.getLogger("app")
 
@@ -85,13 +89,14 @@ def prepare() -> None:
 
 
 async def serve(sockets: list[socket.socket]) -> None:
-    """Serve until SIGINT or SIGTERM, then let the requests in flight finish.
+    """Serve until SIGINT or SIGTERM, then let the requests in flight finish, and what they left to write.
 
-    A second signal does not wait for them.
+    The pools are closed last. A second signal does not wait for anything.
     """
     from app.application import make_app
+    from app.services import access
 
-    server = HTTPServer(make_app())
+    server = HTTPServer(make_app(), max_body_size=MAX_BODY)
     server.add_sockets(sockets)
     for each in sockets:
         print(f"Listening on {url(each)}", flush=True)
@@ -107,9 +112,13 @@ async def serve(sockets: list[socket.socket]) -> None:
 
     logger.info("stopping")
     server.stop()
+    # A client that asks on and on over an open connection would keep the requests from ever being none.
+    server.conn_params.no_keep_alive = True
     if unfinished := await drain(DRAIN_TIMEOUT):
         logger.warning("%d requests did not finish in %d s", unfinished, DRAIN_TIMEOUT)
     await server.close_all_connections()
+    if lost := await access.flush(FLUSH_TIMEOUT):
+        logger.error("%d page views were not written within %d s", lost, FLUSH_TIMEOUT)
     close_pools()
 
 

@@ -1,6 +1,7 @@
 """Django's settings. What differs from place to place comes from the environment.
 
 - `DATABASE_URL`: the database, see `app.database`; by default an SQLite file in the data directory
+- `REPLICA_URL`: a replica of it, which is read from, see `app.routers`; none by default
 - `DATA_DIR`: the data directory, by default `data/` beside this package
 - `DEBUG`: 1 for tracebacks in the browser and reloading when a file changes; off by default
 - `SECRET_KEY`: by default a new one for every process
@@ -26,11 +27,18 @@ SECRET_KEY = os.environ.get("SECRET_KEY") or get_random_secret_key()
 
 INSTALLED_APPS = ["greentor", "app"]
 
+AUTH_USER_MODEL = "app.User"
+
 if url := os.environ.get("DATABASE_URL"):
     DATABASES = {"default": database.parse(url)}
 else:
     DATA_DIR.mkdir(parents=True, exist_ok=True)
     DATABASES = {"default": {"ENGINE": database.SQLITE, "NAME": DATA_DIR / "app.sqlite3"}}
+
+if url := os.environ.get("REPLICA_URL"):
+    DATABASES["replica"] = database.parse(url, "REPLICA_URL")
+    DATABASES["replica"]["TEST"] = {"MIRROR": "default"}  # tests find there what they have written
+    DATABASE_ROUTERS = ["app.routers.ReplicaRouter"]
 
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 

@@ -44,6 +44,8 @@ class JSON(JSONHandler):
 
 
 class Plaintext(PageHandler):
+    recorded = False
+
     def compute_etag(self) -> None:
         return None
 
@@ -78,6 +80,8 @@ class Updates(WorldHandler):
 
 
 class Fortunes(PageHandler):
+    recorded = False
+
     def compute_etag(self) -> None:
         return None
 

@@ -121,7 +121,8 @@ def start(environ: dict[str, str], *arguments: str) -> subprocess.Popen[str]:
     inherited = {
         name: value
         for name, value in os.environ.items()
-        if name not in ("DATABASE_URL", "DATA_DIR", "DEBUG", "DJANGO_SETTINGS_MODULE")
+        if name
+        not in ("DATABASE_URL", "REPLICA_URL", "DATA_DIR", "DEBUG", "DJANGO_SETTINGS_MODULE")
     }
     return subprocess.Popen(
         [sys.executable, "-m", "app", *arguments],

@@ -1,9 +1,14 @@
-"""From a DATABASE_URL to Django's settings, without a database."""
+"""From a DATABASE_URL to Django's settings, without a database; and the migrations."""
+
+import os
+import subprocess
+import sys
 
 import pytest
 from django.core.exceptions import ImproperlyConfigured
 
 from app import database
+from tests.app.server import ROOT
 
 
 @pytest.mark.parametrize("scheme", ["mysql", "mariadb"])
@@ -18,7 +23,7 @@ def test_a_mysql_url_is_taken_apart(scheme):
 def test_pool_options_get_their_types_and_the_others_stay():
     config = database.parse(
         "mysql://u:p@h/n?pool_size=8&max_overflow=0&pool_timeout=2.5&pool_recycle=-1&echo=true"
-        "&unix_socket=%2Frun%2Fdb.sock&connect_timeout=5&ssl-ca=%2Fca.pem&charset=utf8mb4"
+        "&hold=transaction&unix_socket=%2Frun%2Fdb.sock&connect_timeout=5&ssl-ca=%2Fca.pem&charset=utf8mb4"
     )
     assert config["OPTIONS"] == {
         "pool": {
@@ -26,6 +31,7 @@ def test_pool_options_get_their_types_and_the_others_stay():
             "max_overflow": 0,
             "pool_timeout": 2.5,
             "pool_recycle": -1,
+            "hold": "transaction",
             "echo": True,
         },
         "unix_socket": "/run/db.sock",
@@ -60,6 +66,7 @@ def test_sqlite(url, name):
         ("mysql://h/n?pool_size", "pool_size must be an integer, not ''"),
         ("mysql://h/n?max_overflow=1.5", "max_overflow must be an integer, not '1.5'"),
         ("mysql://h/n?pool_timeout=soon", "pool_timeout must be a number of seconds"),
+        ("mysql://h/n?hold=ever", "hold must be request or transaction, not 'ever'"),
         ("mysql://h/n?echo=2", "echo must be true or false, not '2'"),
         ("mysql://h/n?pool=false&pool_size=3", "pool and pool_size exclude each other"),
         ("postgres://h/n?pool_size=3", "takes no pool_size"),
@@ -72,3 +79,12 @@ def test_what_is_wrong_is_named(url, named):
     with pytest.raises(ImproperlyConfigured, match="DATABASE_URL") as caught:
         database.parse(url)
     assert named in str(caught.value)
+
+
+def test_the_migrations_make_what_the_models_say(tmp_path):
+    environ = os.environ | {"DATA_DIR": str(tmp_path), "DJANGO_SETTINGS_MODULE": "app.settings"}
+    for name in ("DATABASE_URL", "REPLICA_URL"):
+        environ.pop(name, None)
+    command = [sys.executable, "-W", "error", "-m", "django", "makemigrations", "--check"]
+    done = subprocess.run(command, cwd=ROOT, env=environ, capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "No changes detected\n", "")
