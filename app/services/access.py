@@ -74,9 +74,8 @@ def _write() -> None:
             for _ in batch:
                 _pending.popleft()
     finally:
-        _writer = (
-            None  # now, not when its task has ended: what comes in between would wait for the next
-        )
+        # Now, not when its task has ended: what comes in between would wait for the next view.
+        _writer = None
 
 
 def _write_batch(batch: list[AccessRecord]) -> None:
