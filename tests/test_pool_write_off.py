@@ -83,10 +83,12 @@ def test_a_kept_slot_that_comes_to_nothing_is_passed_on(
         waiter = spawn(pool.acquire, driver.open)
         await settle()
         if how == "fails":
-            driver.fail["open"] = OSError("refused")
+
+            def refuse() -> Connection:
+                raise OSError("refused")
+
             with pytest.raises(OSError, match="refused"):
-                await spawn(pool.acquire_kept, driver.open)
-            driver.fail.clear()
+                await spawn(pool.acquire_kept, refuse)
         elif how == "is cancelled":
             opening = spawn(pool.acquire_kept, lambda: greentor.sleep(10))
             await settle()

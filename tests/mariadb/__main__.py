@@ -22,6 +22,8 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--timezones", action="store_true", help="load the time zone tables")
     split = arguments.index("--") if "--" in arguments else len(arguments)
     options, command = parser.parse_args(arguments[:split]), arguments[split + 1 :]
+    # A shell that starts this in the background has it ignored.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     with MariaDB(max_connections=options.max_connections, timezones=options.timezones) as server:
         server.create_database(options.database)
