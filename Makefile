@@ -3,7 +3,7 @@
 # make check  ruff, mypy, and `make docs`
 # make docs   docs/ as HTML in .cache/docs/html; a link that leads nowhere is an error
 # make linkcheck  ask other sites whether the links to them still lead somewhere
-# make oracle Django's own test suite inside a greenlet: ORACLE_ARGS
+# make oracle PyMySQL's own test suite inside greenlets, and Django's: DRIVER_ARGS, ORACLE_ARGS
 # make clean  remove what these created here
 #
 # Each creates what it needs: a virtual environment, and as root Debian packages that are missing.
@@ -13,6 +13,7 @@ PORT ?= 8000
 ADDRESS ?= 127.0.0.1
 PYTEST_ARGS ?=
 ORACLE_ARGS ?=
+DRIVER_ARGS ?=
 
 ifdef PYTHON
 VENV ?= .venv-$(notdir $(PYTHON))
@@ -53,6 +54,7 @@ linkcheck: $(VENV)/.installed-dev
 	$(SPHINX) -b linkcheck docs .cache/docs/linkcheck
 
 oracle: $(VENV)/.installed-dev system
+	$(PY) -m tests.oracle_driver $(DRIVER_ARGS)
 	$(PY) -m tests.oracle $(ORACLE_ARGS)
 
 clean:
