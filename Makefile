@@ -3,7 +3,8 @@
 # make check  ruff, mypy, and `make docs`
 # make docs   docs/ as HTML in .cache/docs/html; a link that leads nowhere is an error
 # make linkcheck  ask other sites whether the links to them still lead somewhere
-# make oracle PyMySQL's own test suite inside greenlets, and Django's: DRIVER_ARGS, ORACLE_ARGS
+# make oracle the slow ones: PyMySQL's own tests and Django's inside greenlets, and a fault at every point
+#             at which a session waits (20 minutes): DRIVER_ARGS, ORACLE_ARGS
 # make clean  remove what these created here
 #
 # Each creates what it needs: a virtual environment, and as root Debian packages that are missing.
@@ -55,6 +56,7 @@ linkcheck: $(VENV)/.installed-dev
 
 oracle: $(VENV)/.installed-dev system
 	$(PY) -m tests.oracle_driver $(DRIVER_ARGS)
+	$(PY) -m tests.faults
 	$(PY) -m tests.oracle $(ORACLE_ARGS)
 
 clean:

@@ -3,7 +3,8 @@
 Invariants
 - Opened in a greenlet, a connection waits by parking it; opened elsewhere it is plain blocking PyMySQL,
   and so it stays.
-- Every exception that interrupts a read or a write closes the connection.
+- Every exception that interrupts a read or a write closes the connection, and so does one in the middle of
+  an answer (a converter's): what is unread would be taken for the answer to the next query.
 - What PyMySQL does from ``__del__`` never waits here: an unread result is dropped with its connection.
 - One SSL context for each configuration: PyMySQL builds one for each connection (18 ms of CPU).
 - A forked child closes its copy of the socket and says nothing to the server.
@@ -16,15 +17,17 @@ from __future__ import annotations
 import os
 import ssl
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import closing
 from typing import Any, NamedTuple, cast
 
 import pymysql
 from pymysql import err
 from pymysql.connections import Connection as PyMySQLConnection
 from pymysql.connections import MySQLResult
-from pymysql.constants import CR, SERVER_STATUS
+from pymysql.constants import CR, ER, SERVER_STATUS
 from pymysql.cursors import SSCursor
+from pymysql.protocol import LoadLocalPacketWrapper
 
 from greentor import bridge, process
 from greentor.stream import ConcurrentUseError, Stream, open_stream
@@ -34,7 +37,10 @@ PYMYSQL_NAMES = (
     "_closed",
     "_create_ssl_ctx",
     "_force_close",
+    "_local_infile",
     "_read_bytes",
+    "_read_ok_packet",
+    "_read_packet",
     "_read_query_result",
     "_read_timeout",
     "_result",
@@ -46,11 +52,16 @@ PYMYSQL_NAMES = (
     "connect_timeout",
     "host",
     "host_info",
+    "max_allowed_packet",
     "port",
     "server_status",
     "thread_id",
     "unix_socket",
+    "write_packet",
 )
+
+#: bytes of a local file in one packet, as PyMySQL sends them
+LOCAL_FILE_CHUNK = 16 * 1024
 
 #: by configuration: what its files looked like, and the context made of them
 _contexts: dict[tuple[Any, ...], tuple[Any, SharedContext]] = {}
@@ -140,9 +151,10 @@ class Connection(PyMySQLConnection):  # type: ignore[misc]
         if isinstance(sslp, ssl.SSLContext):
             return SharedContext(sslp)
         key = tuple(sorted((name, repr(value)) for name, value in sslp.items()))
-        files = [_identity(sslp.get(name)) for name in ("ca", "capath", "cert", "key")]
+        named = [path for name in ("ca", "capath", "cert", "key") if (path := sslp.get(name))]
+        files = [_identity(path) for path in named]
         made = _contexts.get(key)
-        if made is None or made[0] != files:
+        if made is None or made[0] != files or None in files:
             made = _contexts[key] = (files, SharedContext(super()._create_ssl_ctx(sslp)))
         return made[1]
 
@@ -206,10 +218,17 @@ class Connection(PyMySQLConnection):  # type: ignore[misc]
     def _read_query_result(self, unbuffered: bool = False) -> int:
         self._result = None
         result = _Result(self)
-        if unbuffered:
-            result.init_unbuffered_query()
-        else:
-            result.read()
+        try:
+            if unbuffered:
+                result.init_unbuffered_query()
+            else:
+                result.read()
+        except (err.MySQLError, ConcurrentUseError, bridge.NotGreen):
+            raise  # the server's error ends its answer
+        except BaseException:
+            if self._stream is not None:
+                self._force_close()
+            raise
         self._result = result
         if result.server_status is not None:
             self.server_status = result.server_status
@@ -270,9 +289,42 @@ class Connection(PyMySQLConnection):  # type: ignore[misc]
 class _Result(MySQLResult):  # type: ignore[misc]
     """A result that, collected while rows are still to come, gives up its connection."""
 
+    def _read_load_local_packet(self, first_packet: Any) -> None:
+        """Send the file that the server asks for, and raise what interrupted that.
+
+        PyMySQL ends the file, and reads the answer, in a ``finally``: there the connection is closed, and
+        its error hides the cancel. And it takes any OSError, a deadline's too, for one of the file.
+        """
+        connection = self.connection
+        if connection._stream is None or not connection._local_infile:
+            super()._read_load_local_packet(first_packet)
+            return
+        name = LoadLocalPacketWrapper(first_packet).filename
+        size = min(connection.max_allowed_packet, LOCAL_FILE_CHUNK)
+        problem = None
+        with closing(_chunks(name, size)) as chunks:
+            while True:
+                try:
+                    chunk = next(chunks, b"")
+                except OSError as exc:
+                    problem, chunk = exc, b""
+                connection.write_packet(chunk)
+                if not chunk:  # that was the end of the file
+                    break
+        packet = connection._read_packet()
+        if problem is not None:
+            raise err.OperationalError(ER.FILE_NOT_FOUND, f"Can't open file '{name}': {problem}")
+        self._read_ok_packet(packet)
+
     def __del__(self) -> None:
         if self.unbuffered_active:
             _abandon(self)
+
+
+def _chunks(path: str, size: int) -> Generator[bytes, None, None]:
+    with open(path, "rb") as file:
+        while chunk := file.read(size):
+            yield chunk
 
 
 def connect(**kwargs: Any) -> Connection:
