@@ -229,6 +229,20 @@ def test_a_procedure_that_is_called_keeps_the_connection(run, procedure):
     assert run(request) == 1
 
 
+@pytest.mark.parametrize(
+    ("sql", "held"),
+    [("SET @many = %s", 1), ("INSERT INTO testapp_author (name) VALUES (%s)", 0)],
+)
+def test_state_set_by_executemany_keeps_the_connection(run, sql, held):
+    @green
+    def request():
+        with connection.cursor() as cursor:
+            cursor.executemany(sql, [["a"], ["b"]])
+        return lent_while_waiting()
+
+    assert run(request) == held
+
+
 def test_held_per_request_nothing_is_asked(run, mariadb, monkeypatch):
     monkeypatch.setitem(settings.DATABASES["default"]["OPTIONS"]["pool"], "hold", "request")
 

@@ -324,9 +324,11 @@ class _Checked:
         call = partial(super()._execute, sql, params, *args)  # type: ignore[misc]
         return session.execute(self.cursor, sql, params, call)
 
-    def _executemany(self, *args: Any) -> Any:
+    def _executemany(self, sql: Any, *args: Any) -> Any:
         self.db.check_cursor(self.cursor)
-        return super()._executemany(*args)  # type: ignore[misc]
+        if (session := self.db._session) is not None and session.affects.search(sql):
+            session.lasting.add("executemany()")  # of many statements, which are not followed
+        return super()._executemany(sql, *args)  # type: ignore[misc]
 
     def callproc(self, *args: Any, **kwargs: Any) -> Any:
         self.db.check_cursor(self.cursor)
