@@ -23,7 +23,8 @@ from greentor.drivers import pymysql as driver
 from greentor.stream import ConcurrentUseError
 from tests.mariadb import MariaDB
 from tests.proxy import sockets
-from tests.waiting import await_until, wait_until
+from tests.test_driver_queries import query
+from tests.waiting import until, wait_until
 
 
 @pytest.fixture(params=[False, True], ids=["plain", "tls"])
@@ -35,17 +36,6 @@ def tls(request: pytest.FixtureRequest) -> bool:
 def params(mariadb: MariaDB, tls: bool) -> dict[str, Any]:
     security: dict[str, Any] = {"ssl_ca": mariadb.ca} if tls else {"ssl_disabled": True}
     return {**mariadb.params("greentor"), **security}
-
-
-def until(predicate: Callable[[], Any], timeout: float = 5) -> Any:
-    """In a greenlet: wait until a condition holds."""
-    return greentor.await_(await_until(predicate, timeout))
-
-
-def query(connection: Any, sql: str) -> Any:
-    with connection.cursor() as cursor:
-        cursor.execute(sql)
-        return cursor.fetchall()
 
 
 def known(mariadb: MariaDB, number: int) -> bool:

@@ -20,7 +20,7 @@ from greentor.drivers import pymysql as driver
 from greentor.stream import READ_LIMIT, ConcurrentUseError
 from tests.mariadb import MariaDB
 from tests.proxy import Proxy, sockets
-from tests.waiting import await_until, wait_until
+from tests.waiting import await_until, until, wait_until
 
 MIB = 1 << 20
 
@@ -34,11 +34,6 @@ def tls(request: pytest.FixtureRequest) -> bool:
 def params(mariadb: MariaDB, tls: bool) -> dict[str, Any]:
     security: dict[str, Any] = {"ssl_ca": mariadb.ca} if tls else {"ssl_disabled": True}
     return {**mariadb.params("greentor"), **security}
-
-
-def until(predicate: Callable[[], Any], timeout: float = 5) -> Any:
-    """In a greenlet: wait until a condition holds."""
-    return greentor.await_(await_until(predicate, timeout))
 
 
 def query(connection: Any, sql: str, *args: Any) -> Any:

@@ -14,7 +14,6 @@ import pytest
 import greentor
 from greentor import bridge
 from greentor.pool import Pool, PoolClosed, PoolOptions, PoolTimeout
-from tests.waiting import await_until
 
 
 class Connection:
@@ -80,11 +79,6 @@ def make_pool(driver: FakeDriver, size: int = 2, overflow: int = 0, **options: A
 
 def spawn(fn: Callable[..., Any], *args: Any, name: str = "user") -> "asyncio.Task[Any]":
     return asyncio.get_running_loop().create_task(bridge.run_in_scope(name, fn, *args))
-
-
-def until(predicate: Callable[[], Any]) -> Any:
-    """In a greenlet: wait until a condition holds."""
-    return greentor.await_(await_until(predicate))
 
 
 async def settle() -> None:

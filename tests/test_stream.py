@@ -17,7 +17,7 @@ from greentor import bridge
 from greentor.stream import READ_LIMIT, ConcurrentUseError, Stream, open_stream
 from tests.certificates import create_certificates
 from tests.proxy import sockets
-from tests.waiting import await_until, wait_until
+from tests.waiting import await_until, until, wait_until
 
 
 @pytest.fixture
@@ -91,11 +91,6 @@ def read_all(peer: socket.socket, count: int) -> bytes:
             break
         data += piece
     return bytes(data)
-
-
-def until(predicate: Callable[[], Any]) -> Any:
-    """In a greenlet: wait until a condition holds."""
-    return greentor.await_(await_until(predicate))
 
 
 async def parked(stream: Stream) -> None:

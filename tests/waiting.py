@@ -5,6 +5,8 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+import greentor
+
 INTERVAL = 0.005
 
 
@@ -26,3 +28,8 @@ async def await_until(predicate: Callable[[], Any], timeout: float = 5) -> Any:
             raise AssertionError(f"not within {timeout} s: {predicate!r}")
         await asyncio.sleep(INTERVAL)
     return result
+
+
+def until(predicate: Callable[[], Any], timeout: float = 5) -> Any:
+    """Do the same in sync code of a greenlet."""
+    return greentor.await_(await_until(predicate, timeout))
