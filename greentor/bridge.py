@@ -317,6 +317,9 @@ def may_wait() -> bool:
 
 def check_alive(what: str) -> Green:
     """As `current_green`, but also refuse a dying greenlet, before anything is done."""
+    g = getcurrent()
+    if type(g) is Green and not g.dying and (not _EAGER or in_green()):  # each query comes by here
+        return g
     g = current_green(what)
     if g.dying:
         raise GreenletExit(f"{what} refused: the greenlet is being closed")

@@ -6,8 +6,10 @@ Invariants
 - One greenlet at a time. A second one is refused by name before a byte is written or taken.
 - Whatever interrupts a read or a write (timeout, cancel, kill) closes the connection: no half packet is
   sent on, and no answer reaches the next question.
-- `sendall` returns when the last byte has gone to the kernel (over TLS: all but the last `TLS_CHUNK`).
-  At most about `READ_LIMIT` bytes are read ahead of whoever consumes them.
+- `sendall` returns when the last byte has gone to the kernel (over TLS: all but the last `WRITE_CHUNK`).
+  However much it sends, a transport never holds more than a `WRITE_CHUNK` of it, and the loop goes round
+  after each `WRITE_TURN`.
+- At most about `READ_LIMIT` bytes are read ahead of whoever consumes them.
 - Outside a greenlet nothing ever waits; from garbage collection, other threads and forked children it
   only closes, a forked child its copy alone.
 """
@@ -15,10 +17,11 @@ Invariants
 from __future__ import annotations
 
 import asyncio
+import functools
 import os
 import socket
 import ssl
-from collections.abc import Iterator
+import weakref
 from contextlib import suppress
 from contextvars import Context
 from threading import get_ident
@@ -30,8 +33,13 @@ from greentor import bridge, process
 
 #: stop reading from the peer above this many unconsumed bytes
 READ_LIMIT = 256 * 1024
-#: encrypt so many bytes at a time: a TLS transport does not count what it has passed on
-TLS_CHUNK = 64 * 1024
+#: receive so many bytes in one go
+RECEIVE_SIZE = 256 * 1024
+#: hand a transport so many bytes at a time: it copies what the kernel does not take at once, and one for
+#: TLS does not count what it has passed on
+WRITE_CHUNK = 64 * 1024
+#: let the loop go round after so many bytes that the kernel took at once
+WRITE_TURN = 1024 * 1024
 
 _HUNG_UP = "the server has closed the connection"
 
@@ -78,7 +86,21 @@ def open_stream(
     return stream
 
 
-class Stream(asyncio.Protocol):
+#: what the connections of a loop receive into, one after the other: asyncio allocates 256 KiB for each
+#: ``recv`` of a Protocol, by mmap, which costs as much as the system call
+_receive_buffers: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, memoryview] = (
+    weakref.WeakKeyDictionary()
+)
+
+
+def _receive_buffer(loop: asyncio.AbstractEventLoop) -> memoryview:
+    buffer = _receive_buffers.get(loop)
+    if buffer is None:
+        buffer = _receive_buffers[loop] = memoryview(bytearray(RECEIVE_SIZE))
+    return buffer
+
+
+class Stream(asyncio.BufferedProtocol):
     """A connected stream that parks the calling greenlet instead of blocking the loop."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -86,11 +108,19 @@ class Stream(asyncio.Protocol):
         self._thread = get_ident()
         self._pid = process.pid
         self._transport: asyncio.Transport | None = None
-        self._buffer = bytearray()
-        self._need = 0  # bytes that the reader waits for; 0 while it waits for the write buffer
+        self._received = _receive_buffer(loop)
+        #: what has been received and not yet taken: ``data`` from ``pos`` on, then the chunks; see `fill`
+        self.data = b""
+        self.pos = 0
+        self._chunks: list[bytes] = []
+        self._chunked = 0  # bytes in the chunks
+        self._need = 0  # bytes in the chunks that the reader waits for; 0 while a writer waits
         self._waiter: asyncio.Future[None] | None = None
         self._user: Any = None  # the greenlet that waits, or is in the TLS handshake
-        self._timeout: float | None = None
+        #: seconds that a read or a write may wait, each
+        self.timeout: float | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._heard = 0.0  # when a part of what the reader waits for came, or the wait began
         #: our end of the socket: a tuple of host and port, an empty string for a unix socket
         self.address: Any = None
         self._error: BaseException | None = None
@@ -98,13 +128,12 @@ class Stream(asyncio.Protocol):
         self._reading = True
         self._write_paused = False
         self._mid_write = False
-        self._tls = False
 
     # --- what a driver expects of a socket and of its file ------------------------------------
 
     def settimeout(self, seconds: float | None) -> None:
         """Limit each read and each write that follows; None for no limit."""
-        self._timeout = seconds
+        self.timeout = seconds
 
     def makefile(self, mode: str) -> StreamReader:
         """Return a reader; closing it leaves the stream open."""
@@ -112,44 +141,114 @@ class Stream(asyncio.Protocol):
 
     def read(self, size: int) -> bytes:
         """Return ``size`` bytes, fewer only if the peer closed; raise OSError if it was lost."""
-        buffer = self._buffer
+        if not self.fill(size):
+            size = self.unread
+        end = self.pos + size
+        result = self.data[self.pos : end]
+        self.advance(end)
+        return result
+
+    def fill(self, size: int) -> bool:
+        """Wait until ``size`` bytes, counted from ``pos``, are in ``data``; take none of them.
+
+        ``data`` may get longer than that, and ``pos`` move. Return False if the peer closed before; then
+        all that came is in ``data``. Raise OSError if the connection was lost.
+        """
         if self._user is not None:
             self._check_free("reading")
-        if len(buffer) < size and not self._eof:
+        missing = size - (len(self.data) - self.pos)
+        if missing <= 0:
+            return True
+        if self._chunked < missing and not self._eof:
             if not self._reading:
                 self._resume_reading()
-            self._wait(size, "reading")
-        data = bytes(buffer[:size])
-        del buffer[:size]
-        if not self._reading and len(buffer) < READ_LIMIT:
+            self._wait(missing, "reading")
+        chunks = self._chunks
+        if self.pos < len(self.data):
+            chunks.insert(0, self.data[self.pos :])
+        self.data = data = b"".join(chunks)  # which copies nothing if there is one
+        self.pos = self._chunked = 0
+        chunks.clear()
+        return len(data) >= size
+
+    def advance(self, pos: int) -> None:
+        """Take what is in ``data`` up to ``pos``."""
+        if pos == len(self.data):
+            self.data = b""
+            self.pos = 0
+        else:
+            self.pos = pos
+        if not self._reading and self.unread < READ_LIMIT:
             self._resume_reading()
-        return data
+
+    @property
+    def unread(self) -> int:
+        """Bytes that have been received and not yet taken."""
+        return len(self.data) - self.pos + self._chunked
 
     def sendall(self, data: bytes) -> None:
         """Send all of ``data``; return when the kernel has taken the last byte."""
         green = bridge.check_alive("writing")
-        self._check_free("writing")
+        if self._user is not None:
+            self._check_free("writing")
         if green.loop is not self._loop or process.pid != self._pid:
             raise ConcurrentUseError("the connection was opened on another event loop or process")
         if self._error is not None:
             raise self._error
         transport = self._transport
-        if transport is None or transport.is_closing() or self._eof:
+        if transport is None or self._eof or transport.is_closing():
             raise ConnectionResetError(_HUNG_UP)
         self._mid_write = True
         try:
-            for piece in _pieces(data) if self._tls else (data,):
-                transport.write(piece)
+            if len(data) > WRITE_CHUNK:
+                self._send_pieces(transport, data)
+            else:
+                transport.write(data)
                 if self._write_paused:
                     self._wait(0, "writing")
-                    if self._eof:
-                        break
-            if self._eof and not self._buffer:  # else it has said why: a packet too large for it
+            if self._eof and not self.unread:  # else it has said why: a packet too large for it
                 raise ConnectionResetError(_HUNG_UP)
         except BaseException:
             self.close()
             raise
         self._mid_write = False
+
+    def _send_pieces(self, transport: asyncio.Transport, data: bytes) -> None:
+        view = memoryview(data)
+        end = None if self.timeout is None else self._loop.time() + self.timeout
+        sent = 0  # since the loop last went round
+        for start in range(0, len(view), WRITE_CHUNK):
+            transport.write(view[start : start + WRITE_CHUNK])
+            sent += WRITE_CHUNK
+            if not self._write_paused:
+                if sent < WRITE_TURN:
+                    continue
+                self._loop.call_soon(self._wake, context=Context())
+            self._wait(0, "writing", end)
+            sent = 0
+            if self._eof:
+                break
+
+    def wait_beside(self, future: asyncio.Future[Any], doing: str) -> None:
+        """Park until ``future`` is done, or the peer has hung up: look which.
+
+        For what a driver needs in mid-exchange from elsewhere. Nobody else can use the stream meanwhile,
+        and what interrupts the wait closes it. The loop goes round at least once.
+        """
+        self._check_free(doing)
+        self._user = getcurrent()
+        try:
+            while not self._eof:
+                waiter = self._waiter = self._loop.create_future()
+                future.add_done_callback(functools.partial(_finish, waiter), context=Context())
+                bridge.wait(waiter, doing)
+                if future.done():
+                    break
+        except BaseException:
+            self.close()
+            raise
+        finally:
+            self._waiter = self._user = None
 
     def start_tls(self, context: ssl.SSLContext, server_hostname: str | None) -> Stream:
         """Encrypt from here on; return the stream itself. Raise OSError if the handshake fails."""
@@ -157,11 +256,11 @@ class Stream(asyncio.Protocol):
         transport = self._transport
         if transport is None:
             raise ConnectionResetError(_HUNG_UP)
-        if self._buffer:
+        if self.unread:
             # Somebody on the way could slip plain text in front of the encrypted.
             self.close()
             raise ConnectionAbortedError("data received before the TLS handshake")
-        timeout = self._timeout
+        timeout = self.timeout
         self._user = getcurrent()
 
         async def handshake() -> asyncio.Transport | None:
@@ -174,7 +273,6 @@ class Stream(asyncio.Protocol):
             self._transport = cast(asyncio.Transport, bridge.step_detached(handshake()))
             # As in connection_made(), but a TLS transport pauses *at* the limit, 0 included.
             self._transport.set_write_buffer_limits(high=1, low=0)
-            self._tls = True
         except BaseException as exc:
             self.close()
             if isinstance(exc, TimeoutError) and not isinstance(exc, bridge.DeadlineExceeded):
@@ -209,7 +307,9 @@ class Stream(asyncio.Protocol):
                 self.close()
         else:
             self._eof = True
-            self._buffer.clear()
+            self.data = b""
+            self.pos = self._chunked = 0
+            self._chunks.clear()
             # Not gracefully: TLS would wait for the peer's farewell.
             transport.abort()
 
@@ -230,7 +330,7 @@ class Stream(asyncio.Protocol):
     @property
     def quiet(self) -> bool:
         """Whether nobody waits on the stream and nothing unread lies in it."""
-        return self._user is None and not self._buffer and not self._mid_write
+        return self._user is None and not self.unread and not self._mid_write
 
     @property
     def local(self) -> bool:
@@ -250,13 +350,22 @@ class Stream(asyncio.Protocol):
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
+    def get_buffer(self, sizehint: int) -> memoryview:
+        return self._received
+
+    def buffer_updated(self, nbytes: int) -> None:
+        self.data_received(bytes(self._received[:nbytes]))
+
     def data_received(self, data: bytes) -> None:
-        buffer = self._buffer
-        buffer += data
+        self._chunks.append(data)
+        self._chunked = chunked = self._chunked + len(data)
         need = self._need
-        if need and len(buffer) >= need:
-            self._wake()
-        if len(buffer) > READ_LIMIT and len(buffer) >= need and self._transport is not None:
+        if need:
+            if chunked >= need:
+                self._wake()
+            else:
+                self._heard = self._loop.time()
+        if chunked > READ_LIMIT and chunked >= need and self._transport is not None:
             self._reading = False
             self._transport.pause_reading()
 
@@ -281,15 +390,20 @@ class Stream(asyncio.Protocol):
 
     # --- waiting ------------------------------------------------------------------------------
 
-    def _wait(self, need: int, doing: str) -> None:
-        """Park until ``need`` bytes are there, or (0) until the write buffer is empty."""
+    def _wait(self, need: int, doing: str, end: float | None = None) -> None:
+        """Park until ``need`` bytes are in the chunks, or (0) until the write buffer is empty.
+
+        As with a blocking socket the timeout limits each silence in reading, and the whole of a write, which
+        is over at ``end``.
+        """
         self._check_free(doing)
         if self._error is not None:
             raise self._error
         waiter = self._loop.create_future()
-        timer = None
-        if self._timeout is not None:
-            timer = self._loop.call_later(self._timeout, self._expire, waiter)
+        if self.timeout is not None:
+            self._heard = self._loop.time()
+            until = end or self._heard + self.timeout
+            self._timer = self._loop.call_at(until, self._expire, waiter)
         self._need = need
         self._waiter = waiter
         self._user = getcurrent()
@@ -301,8 +415,9 @@ class Stream(asyncio.Protocol):
         finally:
             self._waiter = self._user = None
             self._need = 0
-            if timer is not None:
-                timer.cancel()
+            if self._timer is not None:
+                self._timer.cancel()
+                self._timer = None
         if self._error is not None:
             raise self._error
 
@@ -324,7 +439,12 @@ class Stream(asyncio.Protocol):
             waiter.set_result(None)
 
     def _expire(self, waiter: asyncio.Future[None]) -> None:
-        if not waiter.done():
+        if waiter.done():
+            return
+        again = self._heard + (self.timeout or 0)
+        if self._need and again > self._loop.time():  # some of it has come meanwhile
+            self._timer = self._loop.call_at(again, self._expire, waiter)
+        else:
             waiter.set_exception(TimeoutError("timed out"))
 
 
@@ -341,10 +461,9 @@ class StreamReader:
         """Do nothing: the stream is closed by itself."""
 
 
-def _pieces(data: bytes) -> Iterator[memoryview]:
-    view = memoryview(data)
-    for start in range(0, len(view), TLS_CHUNK):
-        yield view[start : start + TLS_CHUNK]
+def _finish(waiter: asyncio.Future[None], future: object) -> None:
+    if not waiter.done():
+        waiter.set_result(None)
 
 
 def _replace_fd(fd: int) -> None:

@@ -76,6 +76,8 @@ class Proxy:
         self._listener = socket.create_server((self.host, 0), backlog=1024)
         # Small, so that a stalled proxy stalls its client soon, whatever the kernel would tune it to.
         self._listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
+        # Or the kernel would join small pieces; what the listener accepts inherits both.
+        self._listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.port = int(self._listener.getsockname()[1])
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()

@@ -164,12 +164,12 @@ def test_peer_is_held_back_when_nobody_reads(
 
         with in_thread(send):
             until(lambda: not stream._reading)
-            assert len(stream._buffer) < 3 * READ_LIMIT
+            assert stream.unread < 3 * READ_LIMIT
             assert sent < size
             total = largest = 0
             while total < size:
                 total += len(stream.read(10_000 if size - total > 10_000 else size - total))
-                largest = max(largest, len(stream._buffer))
+                largest = max(largest, stream.unread)
             assert largest < 3 * READ_LIMIT
         assert total == size
         stream.close()
@@ -656,7 +656,7 @@ def test_plain_text_before_the_handshake_is_refused(run: Any, listener: Any, con
     def main() -> None:
         stream, peer = open_pair(listener)
         peer.send(b"injected")
-        until(lambda: stream._buffer)
+        until(lambda: stream.unread)
         with pytest.raises(ConnectionAbortedError, match="before the TLS handshake"):
             stream.start_tls(contexts[0], "localhost")
         assert not stream.alive

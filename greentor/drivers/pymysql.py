@@ -9,60 +9,31 @@ Invariants
 - One SSL context for each configuration: PyMySQL builds one for each connection (18 ms of CPU).
 - A forked child closes its copy of the socket and says nothing to the server.
 
-The names of PyMySQL that this relies on, public and private, are listed in `PYMYSQL_NAMES`.
+What this relies on of PyMySQL's private names stands in `greentor.drivers.upstream`.
 """
 
 from __future__ import annotations
 
 import os
 import ssl
+import struct
 import traceback
-from collections.abc import Callable, Generator
-from contextlib import closing
+from collections.abc import Callable
 from typing import Any, NamedTuple, cast
 
 import pymysql
 from pymysql import err
+from pymysql.connections import MAX_PACKET_LEN
 from pymysql.connections import Connection as PyMySQLConnection
-from pymysql.connections import MySQLResult
-from pymysql.constants import CR, ER, SERVER_STATUS
-from pymysql.cursors import SSCursor
-from pymysql.protocol import LoadLocalPacketWrapper
+from pymysql.constants import COMMAND, CR, SERVER_STATUS
+from pymysql.cursors import Cursor, SSCursor
 
 from greentor import bridge, process
+from greentor.drivers.exchange import LARGEST_PACKET, REFUSED, guarded, interrupted
+from greentor.drivers.results import Result
 from greentor.stream import ConcurrentUseError, Stream, open_stream
 
-#: what this module uses of PyMySQL's `Connection`; a test compares them with the installed version
-PYMYSQL_NAMES = (
-    "_closed",
-    "_create_ssl_ctx",
-    "_force_close",
-    "_local_infile",
-    "_read_bytes",
-    "_read_ok_packet",
-    "_read_packet",
-    "_read_query_result",
-    "_read_timeout",
-    "_result",
-    "_secure",
-    "_sock",
-    "_write_bytes",
-    "_write_timeout",
-    "bind_address",
-    "connect_timeout",
-    "host",
-    "host_info",
-    "max_allowed_packet",
-    "port",
-    "server_status",
-    "thread_id",
-    "unix_socket",
-    "write_packet",
-)
-
-#: bytes of a local file in one packet, as PyMySQL sends them
-LOCAL_FILE_CHUNK = 16 * 1024
-
+_command_header = struct.Struct("<iB").pack
 #: by configuration: what its files looked like, and the context made of them
 _contexts: dict[tuple[Any, ...], tuple[Any, SharedContext]] = {}
 
@@ -96,7 +67,11 @@ class Connection(PyMySQLConnection):  # type: ignore[misc]
 
     _pid = -1
     _stream: Stream | None = None
+    _result: Any = None
     _logging_in = False
+    _packet_size = 0  # of the one being read, so far
+    #: what a converter of the application raised last
+    application_error: BaseException | None = None
 
     def connect(self, sock: Any = None) -> None:
         """Connect, in a greenlet without blocking the loop.
@@ -160,24 +135,37 @@ class Connection(PyMySQLConnection):  # type: ignore[misc]
 
     # --- bytes --------------------------------------------------------------------------------
 
-    def _read_bytes(self, num_bytes: int) -> bytes:
-        stream = self._stream
-        if stream is None:
-            return cast(bytes, super()._read_bytes(num_bytes))
-        stream.settimeout(self._limit(self._read_timeout))
+    def _fill(self, size: int) -> None:
+        """Have at least ``size`` bytes in the stream's ``data``, from its ``pos`` on."""
+        stream: Any = self._stream
+        if len(stream.data) - stream.pos >= size:
+            return
+        stream.timeout = self._limit(self._read_timeout) if self._logging_in else self._read_timeout
         try:
-            data = stream.read(num_bytes)
+            complete = stream.fill(size)
         except BaseException as exc:
             message = f"Lost connection to MySQL server during query ({exc})"
             self._abandon_query(exc)
             self._interrupted(exc, CR.CR_SERVER_LOST, message)
             raise
-        if len(data) < num_bytes:
+        if not complete:
             self._force_close()
             raise err.OperationalError(
                 CR.CR_SERVER_LOST, "Lost connection to MySQL server during query"
             )
-        return data
+
+    def _read_bytes(self, num_bytes: int) -> bytes:
+        stream = self._stream
+        if stream is None:
+            return cast(bytes, super()._read_bytes(num_bytes))
+        self._packet_size += num_bytes
+        if self._packet_size > LARGEST_PACKET:
+            self._force_close()
+            raise err.OperationalError(
+                CR.CR_NET_PACKET_TOO_LARGE, f"a packet of more than {LARGEST_PACKET} bytes"
+            )
+        self._fill(num_bytes)
+        return stream.read(num_bytes)
 
     def _write_bytes(self, data: bytes) -> None:
         stream = self._stream
@@ -185,7 +173,8 @@ class Connection(PyMySQLConnection):  # type: ignore[misc]
             if stream is None:
                 super()._write_bytes(data)
             else:
-                stream.settimeout(self._limit(self._write_timeout))
+                limit = self._write_timeout
+                stream.timeout = self._limit(limit) if self._logging_in else limit
                 stream.sendall(data)
         except BaseException as exc:
             message = f"MySQL server has gone away ({exc!r})"
@@ -195,44 +184,113 @@ class Connection(PyMySQLConnection):  # type: ignore[misc]
     def _abandon_query(self, exc: BaseException) -> None:
         """Tell that the server may still be at work on what nobody waits for any more."""
         lost = isinstance(exc, OSError) and not isinstance(exc, TimeoutError)
-        misused = isinstance(exc, ConcurrentUseError | bridge.NotGreen)
+        misused = isinstance(exc, REFUSED)
         stream = self._stream
         if stream is None or self.on_abandoned is None or self._logging_in or lost or misused:
             return
         self.on_abandoned(self, Abandoned(self.thread_id(), stream.address))
 
     def _limit(self, timeout: float | None) -> float | None:
-        if not self._logging_in:
-            return timeout
+        """Return the limit of each wait during the login."""
         limit: float = self.connect_timeout
         return limit if timeout is None else min(timeout, limit)
 
     def _interrupted(self, exc: BaseException, code: int, message: str) -> None:
         """Close the connection, unless nothing was done yet; raise what PyMySQL would."""
-        if isinstance(exc, ConcurrentUseError | bridge.NotGreen):
+        if isinstance(exc, REFUSED):
             return
         self._force_close()
         if isinstance(exc, OSError) and not isinstance(exc, bridge.DeadlineExceeded):
             raise err.OperationalError(code, message) from exc
 
-    def _read_query_result(self, unbuffered: bool = False) -> int:
+    # --- exchanges ----------------------------------------------------------------------------
+
+    def _execute_command(self, command: int, sql: Any) -> None:
+        stream = self._stream
+        before = self._result
+        if isinstance(sql, str):
+            sql = sql.encode(self.encoding)
+        if (
+            stream is None
+            or self._sock is None
+            or len(sql) >= MAX_PACKET_LEN - 1
+            or (before is not None and (before.unbuffered_active or before.has_next))
+        ):
+            super()._execute_command(command, sql)
+            return
+        if stream.data or stream.unread:
+            self._check_unasked(stream)
         self._result = None
-        result = _Result(self)
+        self._write_bytes(_command_header(len(sql) + 1, command) + sql)
+        self._next_seq_id = 1
+
+    def _check_unasked(self, stream: Stream) -> None:
+        """Refuse to go on if there is something that nobody has asked for: it would be the next answer."""
+        stream.fill(min(4, stream.unread))
+        # With number 0 the server says why it hangs up: that is for who reads the answer.
+        if stream.alive and stream.data[stream.pos :][3:4] != b"\0":
+            self._force_close()
+            raise err.OperationalError(
+                CR.CR_COMMANDS_OUT_OF_SYNC, "the server has sent more than it was asked for"
+            )
+
+    def _read_result(self, unbuffered: bool) -> Result:
+        result = Result(self)
         try:
             if unbuffered:
                 result.init_unbuffered_query()
             else:
                 result.read()
-        except (err.MySQLError, ConcurrentUseError, bridge.NotGreen):
+        except (err.MySQLError, *REFUSED):
             raise  # the server's error ends its answer
-        except BaseException:
-            if self._stream is not None:
-                self._force_close()
-            raise
-        self._result = result
+        except BaseException as exc:
+            error = interrupted(self, exc)
+            if error is exc:
+                raise
+            raise error from exc
+        return result
+
+    def _read_query_result(self, unbuffered: bool = False) -> Any:
+        if self._stream is None:
+            return super()._read_query_result(unbuffered)
+        self._result = None
+        self._result = result = self._read_result(unbuffered)
         if result.server_status is not None:
             self.server_status = result.server_status
-        return cast(int, result.affected_rows)
+        return result.affected_rows
+
+    def show_warnings(self) -> Any:
+        """Return the rows of ``SHOW WARNINGS``."""
+        if self._stream is None:
+            return super().show_warnings()
+        self._execute_command(COMMAND.COM_QUERY, "SHOW WARNINGS")
+        return self._read_result(False).rows
+
+    def _read_packet(self, *args: Any) -> Any:
+        self._packet_size = 0
+        return self._parse_packet(*args)
+
+    @guarded
+    def _parse_packet(self, *args: Any) -> Any:
+        return super()._read_packet(*args)
+
+    @guarded
+    def _read_ok_packet(self) -> Any:
+        return super()._read_ok_packet()
+
+    @guarded
+    def _get_server_information(self) -> None:
+        super()._get_server_information()
+
+    def _request_authentication(self) -> None:
+        if self.user is None or self._auth_plugin_map:  # the application's errors
+            super()._request_authentication()
+        else:
+            self._log_in()
+
+    @guarded
+    def _log_in(self) -> None:
+        super()._request_authentication()
 
     # --- the end of a connection --------------------------------------------------------------
 
@@ -260,6 +318,8 @@ class Connection(PyMySQLConnection):  # type: ignore[misc]
     def cursor(self, cursor: Any = None) -> Any:
         """Create a cursor; of an unbuffered one that is collected unread the connection is closed."""
         cls = cursor or self.cursorclass
+        if cls is Cursor:
+            return Cursor(self)
         if self._stream is not None and isinstance(cls, type) and issubclass(cls, SSCursor):
             cls = _abandoning(cls)
         return super().cursor(cls)
@@ -286,47 +346,6 @@ class Connection(PyMySQLConnection):  # type: ignore[misc]
         )
 
 
-class _Result(MySQLResult):  # type: ignore[misc]
-    """A result that, collected while rows are still to come, gives up its connection."""
-
-    def _read_load_local_packet(self, first_packet: Any) -> None:
-        """Send the file that the server asks for, and raise what interrupted that.
-
-        PyMySQL ends the file, and reads the answer, in a ``finally``: there the connection is closed, and
-        its error hides the cancel. And it takes any OSError, a deadline's too, for one of the file.
-        """
-        connection = self.connection
-        if connection._stream is None or not connection._local_infile:
-            super()._read_load_local_packet(first_packet)
-            return
-        name = LoadLocalPacketWrapper(first_packet).filename
-        size = min(connection.max_allowed_packet, LOCAL_FILE_CHUNK)
-        problem = None
-        with closing(_chunks(name, size)) as chunks:
-            while True:
-                try:
-                    chunk = next(chunks, b"")
-                except OSError as exc:
-                    problem, chunk = exc, b""
-                connection.write_packet(chunk)
-                if not chunk:  # that was the end of the file
-                    break
-        packet = connection._read_packet()
-        if problem is not None:
-            raise err.OperationalError(ER.FILE_NOT_FOUND, f"Can't open file '{name}': {problem}")
-        self._read_ok_packet(packet)
-
-    def __del__(self) -> None:
-        if self.unbuffered_active:
-            _abandon(self)
-
-
-def _chunks(path: str, size: int) -> Generator[bytes, None, None]:
-    with open(path, "rb") as file:
-        while chunk := file.read(size):
-            yield chunk
-
-
 def connect(**kwargs: Any) -> Connection:
     """Open a connection; the arguments are those of ``pymysql.connect``."""
     return Connection(**kwargs)
@@ -347,13 +366,14 @@ class _Abandoning:
     def close(self: Any) -> None:
         """Read on to the end of the result, as PyMySQL does, unless the connection is closed."""
         if self.connection is not None and not self.connection.open:
-            _abandon(self)
+            self.__del__()
             self.connection = None
         else:
             super().close()  # type: ignore[misc]
 
-    def __del__(self) -> None:
-        _abandon(self)
+    def __del__(self: Any) -> None:
+        if isinstance(self._result, Result):
+            self._result.abandon()
 
 
 _abandoning_classes: dict[type, type] = {}
@@ -366,20 +386,6 @@ def _abandoning(cls: type) -> type:
         found = type(cls.__name__, (_Abandoning, cls), {"__module__": cls.__module__})
         _abandoning_classes[cls] = found
     return found
-
-
-def _abandon(owner: Any) -> None:
-    """Close, without waiting, the connection of a collected cursor or result that was not read."""
-    connection = owner.connection
-    result = getattr(owner, "_result", owner)
-    if connection is None or result is None or not result.unbuffered_active:
-        return
-    stream = connection._stream
-    if stream is None:
-        result._finish_unbuffered_query()  # a blocking connection: as PyMySQL does
-    else:
-        result.unbuffered_active = False
-        connection._force_close()
 
 
 # The rest of the DB-API module, so that this one can stand in for PyMySQL.
@@ -398,7 +404,6 @@ ProgrammingError = pymysql.ProgrammingError
 NotSupportedError = pymysql.NotSupportedError
 
 __all__ = [
-    "PYMYSQL_NAMES",
     "ConcurrentUseError",
     "Connection",
     "SharedContext",

@@ -1,0 +1,84 @@
+"""What ends an exchange with the server before its end: the connection, too.
+
+PyMySQL's parsing of a malformed packet raises whatever Python does (struct.error, IndexError, AssertionError)
+and leaves the connection open in the middle of an answer. Here it is closed, and an error of the DB-API
+raised.
+
+Invariants
+- Only an ERR packet, with which the server itself ends its answer, leaves a connection open.
+- What the application's own code raises (a converter, an auth plugin, a cancel) is raised as it is.
+"""
+
+from __future__ import annotations
+
+import functools
+import struct
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from pymysql import err
+from pymysql.constants import CR
+
+from greentor.bridge import NotGreen
+from greentor.stream import ConcurrentUseError
+
+#: the most that a packet may hold with all its continuations, in bytes: the largest ``max_allowed_packet``
+#: that a server can be given
+LARGEST_PACKET = 1 << 30
+
+#: raised before anything was read or written: the connection is somebody else's
+REFUSED = (ConcurrentUseError, NotGreen)
+
+_MALFORMED = (
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    IndexError,
+    NameError,  # UnboundLocalError
+    TypeError,
+    ValueError,  # Unicode's, too
+    struct.error,
+)
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def interrupted(connection: Any, exc: BaseException) -> BaseException:
+    """Close the connection; return what to raise for ``exc``: OperationalError for a malformed packet."""
+    connection._force_close()
+    if (
+        not isinstance(exc, _MALFORMED)
+        or isinstance(exc, OSError)  # a refused certificate is a ValueError, too
+        or exc is connection.application_error
+    ):
+        return exc
+    error: BaseException = err.OperationalError(
+        CR.CR_MALFORMED_PACKET, f"malformed packet from the server: {type(exc).__name__}: {exc}"
+    )
+    error.__cause__ = exc
+    return error
+
+
+def guarded(read: F) -> F:
+    """Have a method of a connection, or of a result, close the connection when it is interrupted."""
+
+    @functools.wraps(read)
+    def method(self: Any, *args: Any, **kwargs: Any) -> Any:
+        connection = getattr(self, "connection", self)
+        try:
+            return read(self, *args, **kwargs)
+        except err.MySQLError as exc:
+            if (
+                exc.args and exc.args[0] == CR.CR_COMMANDS_OUT_OF_SYNC
+            ):  # said by us, not by the server
+                connection._force_close()
+            raise
+        except REFUSED:
+            raise
+        except BaseException as exc:
+            error = interrupted(connection, exc)
+            if error is exc:
+                raise
+            raise error from exc
+
+    return method  # type: ignore[return-value]
