@@ -69,6 +69,7 @@ class Connection(PyMySQLConnection):  # type: ignore[misc]
     _stream: Stream | None = None
     _result: Any = None
     _logging_in = False
+    _command_follows = False  # what is written next begins a command
     _packet_size = 0  # of the one being read, so far
     #: what a converter of the application raised last
     application_error: BaseException | None = None
@@ -169,6 +170,10 @@ class Connection(PyMySQLConnection):  # type: ignore[misc]
 
     def _write_bytes(self, data: bytes) -> None:
         stream = self._stream
+        if self._command_follows and stream is not None:
+            self._command_follows = False
+            if stream.unread:
+                self._check_unasked(stream)
         try:
             if stream is None:
                 super()._write_bytes(data)
@@ -216,6 +221,7 @@ class Connection(PyMySQLConnection):  # type: ignore[misc]
             or len(sql) >= MAX_PACKET_LEN - 1
             or (before is not None and (before.unbuffered_active or before.has_next))
         ):
+            self._command_follows = stream is not None
             super()._execute_command(command, sql)
             return
         if stream.data or stream.unread:
