@@ -17,6 +17,7 @@ import pytest
 import greentor
 from greentor import bridge
 from greentor.drivers import pymysql as driver
+from greentor.drivers import tls as contexts
 from tests.certificates import create_certificates
 from tests.mariadb import MariaDB
 from tests.proxy import Proxy, sockets
@@ -220,7 +221,7 @@ def test_certificate_that_is_replaced_on_disk_makes_a_new_context_in_place_of_th
     @greentor.green
     def main() -> None:
         first = driver.connect(**kwargs)
-        count = len(driver._contexts)
+        count = len(contexts._contexts)
         for _ in range(3):
             other = tmp_path / "other"
             shutil.copy(mariadb.ca, other)
@@ -230,7 +231,7 @@ def test_certificate_that_is_replaced_on_disk_makes_a_new_context_in_place_of_th
             second = driver.connect(**kwargs)
             assert second.ctx is not first.ctx
             second.close()
-        assert len(driver._contexts) == count
+        assert len(contexts._contexts) == count
         wrong, _, _ = create_certificates(tmp_path)  # another authority, at the same path
         assert wrong == ca
         with pytest.raises(pymysql.err.OperationalError, match="CERTIFICATE_VERIFY_FAILED"):

@@ -10,8 +10,8 @@ from pymysql.constants import FIELD_TYPE
 from pymysql.cursors import SSCursor
 
 import greentor
+from greentor.drivers import layouts
 from greentor.drivers import pymysql as driver
-from greentor.drivers import results
 from tests.mariadb import MariaDB
 
 
@@ -22,8 +22,7 @@ def params(mariadb: MariaDB) -> dict[str, Any]:
 
 @pytest.fixture(autouse=True)
 def nothing_kept() -> None:
-    results._layouts.clear()
-    results._latest.clear()
+    layouts.clear()
 
 
 def ask(connection: Any, sql: str, cursor: Any = None) -> Any:
@@ -92,29 +91,29 @@ def test_short_definitions_do_not_fill_the_memory(run: Any, params: Any) -> None
     @greentor.green
     def main() -> None:
         connection = driver.connect(**params)
-        for number in range(results.LAYOUTS * 2):
+        for number in range(layouts.KEPT * 2):
             assert ask(connection, f"SELECT {number} AS a") == ((number,),)
-        assert len(results._layouts) < 20
-        assert len(results._latest) < 20
+        assert len(layouts._known) < 20
+        assert len(layouts._latest) < 20
         connection.close()
 
     run(main)
 
 
 def test_kept_definitions_are_bounded(run: Any, params: Any, monkeypatch: Any) -> None:
-    monkeypatch.setattr(results, "LAYOUTS", 8)
+    monkeypatch.setattr(layouts, "KEPT", 8)
 
     @greentor.green
     def main() -> None:
         connection = driver.connect(**params)
         for number in range(50):
             assert ask(connection, f"SELECT 1 AS column_number_{number}") == ((1,),)
-            assert len(results._layouts) <= 8
-            assert len(results._latest) <= 8
+            assert len(layouts._known) <= 8
+            assert len(layouts._latest) <= 8
         wide = ", ".join(f"{n} AS a_rather_long_name_for_column_{n}" for n in range(1000))
-        results._layouts.clear()
+        layouts.clear()
         assert ask(connection, f"SELECT {wide}") == (tuple(range(1000)),)
-        assert not results._layouts
+        assert not layouts._known
         connection.close()
 
     run(main)

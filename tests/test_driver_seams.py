@@ -10,11 +10,11 @@ import pytest
 from pymysql import converters
 from pymysql.connections import Connection, MySQLResult
 
-from greentor.drivers import exchange, local_infile, results, rows, upstream
+from greentor.drivers import exchange, layouts, local_infile, results, rows, upstream
 from greentor.drivers import pymysql as driver
 from tests.mariadb import MariaDB
 
-MODULES = (driver, exchange, local_infile, results)
+MODULES = (driver, exchange, layouts, local_infile, results)
 
 
 def test_every_name_of_a_connection_exists_and_is_used(mariadb: MariaDB) -> None:

@@ -14,8 +14,6 @@ What this relies on of PyMySQL's private names stands in `greentor.drivers.upstr
 
 from __future__ import annotations
 
-import os
-import ssl
 import struct
 import traceback
 from collections.abc import Callable
@@ -29,25 +27,13 @@ from pymysql.constants import COMMAND, CR, SERVER_STATUS
 from pymysql.cursors import Cursor, SSCursor
 
 from greentor import bridge, process
+from greentor.drivers import tls
+from greentor.drivers.cursors import abandoning
 from greentor.drivers.exchange import LARGEST_PACKET, REFUSED, guarded, interrupted
 from greentor.drivers.results import Result
 from greentor.stream import ConcurrentUseError, Stream, open_stream
 
 _command_header = struct.Struct("<iB").pack
-#: by configuration: what its files looked like, and the context made of them
-_contexts: dict[tuple[Any, ...], tuple[Any, SharedContext]] = {}
-
-
-class SharedContext:
-    """An SSL context that several connections share, for sockets and streams alike."""
-
-    def __init__(self, context: ssl.SSLContext) -> None:
-        self.context = context
-
-    def wrap_socket(self, sock: Any, server_hostname: str | None = None) -> Any:
-        if isinstance(sock, Stream):
-            return sock.start_tls(self.context, server_hostname)
-        return self.context.wrap_socket(sock, server_hostname=server_hostname)
 
 
 class Abandoned(NamedTuple):
@@ -124,15 +110,7 @@ class Connection(PyMySQLConnection):  # type: ignore[misc]
         return error
 
     def _create_ssl_ctx(self, sslp: Any) -> Any:
-        if isinstance(sslp, ssl.SSLContext):
-            return SharedContext(sslp)
-        key = tuple(sorted((name, repr(value)) for name, value in sslp.items()))
-        named = [path for name in ("ca", "capath", "cert", "key") if (path := sslp.get(name))]
-        files = [_identity(path) for path in named]
-        made = _contexts.get(key)
-        if made is None or made[0] != files or None in files:
-            made = _contexts[key] = (files, SharedContext(super()._create_ssl_ctx(sslp)))
-        return made[1]
+        return tls.shared(sslp, super()._create_ssl_ctx)
 
     # --- bytes --------------------------------------------------------------------------------
 
@@ -327,7 +305,7 @@ class Connection(PyMySQLConnection):  # type: ignore[misc]
         if cls is Cursor:
             return Cursor(self)
         if self._stream is not None and isinstance(cls, type) and issubclass(cls, SSCursor):
-            cls = _abandoning(cls)
+            cls = abandoning(cls)
         return super().cursor(cls)
 
     # --- what a pool asks ---------------------------------------------------------------------
@@ -357,43 +335,6 @@ def connect(**kwargs: Any) -> Connection:
     return Connection(**kwargs)
 
 
-def _identity(path: Any) -> Any:
-    """Tell a file from the one that it was replaced by."""
-    try:
-        stat = os.stat(path)
-    except (OSError, TypeError):
-        return None
-    return (stat.st_mtime_ns, stat.st_size, stat.st_ino)
-
-
-class _Abandoning:
-    """What an SSCursor does at its end on a cooperative connection."""
-
-    def close(self: Any) -> None:
-        """Read on to the end of the result, as PyMySQL does, unless the connection is closed."""
-        if self.connection is not None and not self.connection.open:
-            self.__del__()
-            self.connection = None
-        else:
-            super().close()  # type: ignore[misc]
-
-    def __del__(self: Any) -> None:
-        if isinstance(self._result, Result):
-            self._result.abandon()
-
-
-_abandoning_classes: dict[type, type] = {}
-
-
-def _abandoning(cls: type) -> type:
-    """Return a subclass of an SSCursor class that, collected unread, closes instead of reading on."""
-    found = _abandoning_classes.get(cls)
-    if found is None:
-        found = type(cls.__name__, (_Abandoning, cls), {"__module__": cls.__module__})
-        _abandoning_classes[cls] = found
-    return found
-
-
 # The rest of the DB-API module, so that this one can stand in for PyMySQL.
 apilevel = pymysql.apilevel
 threadsafety = pymysql.threadsafety
@@ -412,7 +353,6 @@ NotSupportedError = pymysql.NotSupportedError
 __all__ = [
     "ConcurrentUseError",
     "Connection",
-    "SharedContext",
     "apilevel",
     "connect",
     "paramstyle",

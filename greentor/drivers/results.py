@@ -4,8 +4,6 @@ Invariants
 - What is common and has wholly arrived is read here: an OK packet, column definitions that were seen
   before, plain rows, the end of the rows. Everything else, and all that looks odd, goes through PyMySQL's own
   methods, which take it from the same place.
-- A result set's columns are told by the bytes that define them. What was made of those is kept for all
-  connections, and used again only with the same encoding and the same converters.
 - Of an unbuffered result no row is read before it is asked for.
 - Collected while rows are still to come, a result gives up its connection, and waits for nothing.
 """
@@ -13,19 +11,16 @@ Invariants
 from __future__ import annotations
 
 import struct
-from typing import Any, NamedTuple
+from typing import Any
 
 from pymysql import converters, err
 from pymysql.connections import MySQLResult
 from pymysql.constants import CR, SERVER_STATUS
 
-from greentor.drivers import local_infile
+from greentor.drivers import layouts, local_infile
 from greentor.drivers.exchange import guarded
+from greentor.drivers.layouts import Layout
 from greentor.drivers.rows import Reader, make_reader, read_rows
-
-#: how many definitions of result sets are kept, and of what size in bytes at most
-LAYOUTS = 512
-LAYOUT_SIZE = 16 * 1024
 
 _MORE = SERVER_STATUS.SERVER_MORE_RESULTS_EXISTS
 _ALL = 1 << 62
@@ -49,31 +44,6 @@ def _number(data: bytes, pos: int) -> tuple[int, int]:
     return int.from_bytes(data[pos + 1 : pos + 1 + size], "little"), pos + 1 + size
 
 
-class Layout(NamedTuple):
-    """What was made of the definitions of a result set's columns."""
-
-    #: their packets, from the one that tells their number to the EOF packet
-    data: bytes
-    #: of the connection, when this was made: its converter for each type of column that there is
-    encoding: str
-    use_unicode: bool
-    decoders: tuple[tuple[int, Any], ...]
-    #: as PyMySQL keeps them in its result
-    fields: list[Any]
-    converters: list[Any]
-    description: tuple[Any, ...]
-    #: what makes a value of each column's bytes
-    readers: tuple[Reader, ...]
-    #: the sequence number of the packet after the definitions
-    number: int
-
-
-_layouts: dict[tuple[bytes, str, bool], Layout] = {}
-#: by the first `_BEGINNING` bytes: the layout that began with them the last time
-_latest: dict[bytes, Layout] = {}
-_BEGINNING = 40
-
-
 class Result(MySQLResult):  # type: ignore[misc]
     """A result that reads from a stream."""
 
@@ -88,7 +58,8 @@ class Result(MySQLResult):  # type: ignore[misc]
     rows: Any = None
     has_next: Any = None
     unbuffered_active = False
-    _readers: tuple[Reader, ...] = ()
+    #: what makes a value of each column's bytes
+    readers: tuple[Reader, ...] = ()
 
     def __init__(self, connection: Any) -> None:
         self.connection = connection
@@ -154,47 +125,33 @@ class Result(MySQLResult):  # type: ignore[misc]
         """Read the packet of which the first byte says ``count``, and the definitions of as many columns."""
         connection = self.connection
         self.field_count = count
-        data: bytes = stream.data
-        start: int = stream.pos
-        beginning = data[start : start + _BEGINNING]
-        layout = _latest.get(beginning)
-        if layout is not None and data.startswith(layout.data, start) and self._fits(layout):
+        layout = layouts.guess(stream.data, stream.pos)
+        if layout is not None and layout.fits(connection):
             self._use(stream, layout)
             return
         size = self._wait_for_columns(stream, count)
-        key = (
-            stream.data[stream.pos : stream.pos + size],
-            connection.encoding,
-            connection.use_unicode,
-        )
-        layout = _layouts.get(key) if size else None
-        if layout is not None and self._fits(layout):
-            if size >= _BEGINNING:
-                _latest[beginning] = layout
+        data = stream.data[stream.pos : stream.pos + size]
+        layout = layouts.find(data, connection)
+        if layout is not None and layout.fits(connection):
             self._use(stream, layout)
             return
         stream.advance(stream.pos + 5)
         connection._next_seq_id = (connection._next_seq_id + 1) & 255
         self._get_descriptions()
-        if 0 < size <= LAYOUT_SIZE:
-            if len(_layouts) >= LAYOUTS:
-                _layouts.clear()
-                _latest.clear()
-            _layouts[key] = layout = self._make_layout(key[0])
-            if size >= _BEGINNING:  # else a row comes into it
-                _latest[beginning] = layout
+        if size:
+            layouts.keep(data, self)
 
     def _use(self, stream: Any, layout: Layout) -> None:
         self.fields = layout.fields
         self.converters = layout.converters
         self.description = layout.description
-        self._readers = layout.readers
+        self.readers = layout.readers
         self.connection._next_seq_id = layout.number
         stream.advance(stream.pos + len(layout.data))
 
     def _get_descriptions(self) -> None:
         super()._get_descriptions()
-        self._readers = tuple(make_reader(*pair) for pair in self.converters)
+        self.readers = tuple(make_reader(*pair) for pair in self.converters)
 
     def _wait_for_columns(self, stream: Any, count: int) -> int:
         """Return how many bytes they have, from the first packet on; 0 if one of them is odd."""
@@ -212,32 +169,6 @@ class Result(MySQLResult):  # type: ignore[misc]
         if len(stream.data) - stream.pos < end:
             self.connection._fill(end)
         return end
-
-    def _fits(self, layout: Layout) -> bool:
-        """Tell whether the connection decodes and converts as the one did for which this was made."""
-        connection = self.connection
-        if layout.encoding != connection.encoding or layout.use_unicode != connection.use_unicode:
-            return False
-        decoders = connection.decoders
-        for kind, converter in layout.decoders:  # noqa: SIM110, all() is slower on so few
-            if decoders.get(kind) is not converter:
-                return False
-        return True
-
-    def _make_layout(self, data: bytes) -> Layout:
-        connection = self.connection
-        kinds = dict.fromkeys(field.type_code for field in self.fields)
-        return Layout(
-            data,
-            connection.encoding,
-            connection.use_unicode,
-            tuple((kind, connection.decoders.get(kind)) for kind in kinds),
-            self.fields,
-            self.converters,
-            self.description,
-            self._readers,
-            connection._next_seq_id,
-        )
 
     # --- rows ---------------------------------------------------------------------------------
 
@@ -279,7 +210,7 @@ class Result(MySQLResult):  # type: ignore[misc]
         data: bytes = stream.data
         before = len(rows)
         number: int = connection._next_seq_id
-        pos, number = read_rows(data, stream.pos, number, self._readers, rows, most)
+        pos, number = read_rows(data, stream.pos, number, self.readers, rows, most)
         connection._next_seq_id = number
         more = len(rows) > before
         if len(data) - pos > 8 and not (more and most == 1):
