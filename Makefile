@@ -3,8 +3,8 @@
 # make check  ruff, mypy, and `make docs`
 # make docs   docs/ as HTML in .cache/docs/html; a link that leads nowhere is an error
 # make linkcheck  ask other sites whether the links to them still lead somewhere
-# make oracle the slow ones, an hour: PyMySQL's own tests and the whole of Django's inside greenlets, and a fault
-#             at every point at which a session waits: DRIVER_ARGS, ORACLE_ARGS="basic queries"
+# make oracle the slow ones, two hours: PyMySQL's own tests and the whole of Django's inside greenlets, hostile
+#             bytes, and a fault at every point at which a session waits: DRIVER_ARGS, ORACLE_ARGS="basic queries"
 # make clean  remove what these created here
 #
 # Each creates what it needs: a virtual environment, and as root Debian packages that are missing.
@@ -56,6 +56,8 @@ linkcheck: $(VENV)/.installed-dev
 
 oracle: $(VENV)/.installed-dev system
 	$(PY) -m tests.oracle_driver $(DRIVER_ARGS)
+	$(PY) -m tests.fuzz --inputs 200000
+	$(PY) -m tests.fuzz --inputs 50000 --loop uvloop
 	$(PY) -m tests.oracle $(ORACLE_ARGS)
 	$(PY) -m tests.oracle --engine sqlite3 $(ORACLE_ARGS)
 	$(PY) -m tests.faults

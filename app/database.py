@@ -14,6 +14,7 @@ import dj_database_url
 from django.core.exceptions import ImproperlyConfigured
 
 from greentor import holding
+from greentor.pool_options import RESETS
 
 MYSQL = "greentor.db.mysql"
 SQLITE = "greentor.db.sqlite3"
@@ -38,11 +39,33 @@ def hold(text: str) -> str:
     return holding.check(text, "hold")
 
 
+def leak_warning(text: str) -> float | None:
+    """Read a number of seconds, or "off"."""
+    return None if text.strip().lower() == "off" else float(text)
+
+
+def one_of(*choices: str) -> Callable[[str], str]:
+    """Return what reads one of these words."""
+
+    def read(text: str) -> str:
+        if text not in choices:
+            raise ValueError(text)
+        return text
+
+    return read
+
+
 POOL_OPTIONS: dict[str, tuple[Callable[[str], Any], str]] = {
     "pool_size": (int, "an integer"),
     "max_overflow": (int, "an integer"),
     "pool_timeout": (float, "a number of seconds"),
+    "max_waiting": (int, "an integer"),
     "pool_recycle": (float, "a number of seconds"),
+    "pool_pre_ping": (boolean, "true or false"),
+    "min_size": (int, "an integer"),
+    "max_idle": (float, "a number of seconds"),
+    "reset": (one_of(*RESETS), "auto, always or never"),
+    "leak_warning": (leak_warning, "a number of seconds or off"),
     "hold": (hold, "request or transaction"),
     "echo": (boolean, "true or false"),
 }

@@ -30,6 +30,7 @@ from typing import Any, cast
 from greenlet import getcurrent
 
 from greentor import bridge, process
+from greentor.waiter import Waiter
 
 #: stop reading from the peer above this many unconsumed bytes
 READ_LIMIT = 256 * 1024
@@ -115,7 +116,7 @@ class Stream(asyncio.BufferedProtocol):
         self._chunks: list[bytes] = []
         self._chunked = 0  # bytes in the chunks
         self._need = 0  # bytes in the chunks that the reader waits for; 0 while a writer waits
-        self._waiter: asyncio.Future[None] | None = None
+        self._waiter: Waiter | asyncio.Future[None] | None = None
         self._user: Any = None  # the greenlet that waits, or is in the TLS handshake
         #: seconds that a read or a write may wait, each
         self.timeout: float | None = None
@@ -360,14 +361,14 @@ class Stream(asyncio.BufferedProtocol):
         self._chunks.append(data)
         self._chunked = chunked = self._chunked + len(data)
         need = self._need
-        if need:
-            if chunked >= need:
-                self._wake()
-            else:
-                self._heard = self._loop.time()
         if chunked > READ_LIMIT and chunked >= need and self._transport is not None:
             self._reading = False
             self._transport.pause_reading()
+        if need:
+            if chunked >= need:
+                self._wake()  # at last: all sorts of things happen in it
+            else:
+                self._heard = self._loop.time()
 
     def eof_received(self) -> bool:
         self._eof = True
@@ -396,14 +397,17 @@ class Stream(asyncio.BufferedProtocol):
         As with a blocking socket the timeout limits each silence in reading, and the whole of a write, which
         is over at ``end``.
         """
-        self._check_free(doing)
+        if self._user is not None:
+            self._check_free(doing)
         if self._error is not None:
             raise self._error
-        waiter = self._loop.create_future()
+        loop = self._loop
+        waiter: Any = Waiter(loop)
         if self.timeout is not None:
-            self._heard = self._loop.time()
+            self._heard = loop.time()
             until = end or self._heard + self.timeout
-            self._timer = self._loop.call_at(until, self._expire, waiter)
+            # In a context of its own: once cancelled it may stay with the loop until its time.
+            self._timer = loop.call_at(until, self._expire, waiter, context=Context())
         self._need = need
         self._waiter = waiter
         self._user = getcurrent()
@@ -438,12 +442,12 @@ class Stream(asyncio.BufferedProtocol):
         if waiter is not None and not waiter.done():
             waiter.set_result(None)
 
-    def _expire(self, waiter: asyncio.Future[None]) -> None:
+    def _expire(self, waiter: Waiter) -> None:
         if waiter.done():
             return
         again = self._heard + (self.timeout or 0)
         if self._need and again > self._loop.time():  # some of it has come meanwhile
-            self._timer = self._loop.call_at(again, self._expire, waiter)
+            self._timer = self._loop.call_at(again, self._expire, waiter, context=Context())
         else:
             waiter.set_exception(TimeoutError("timed out"))
 

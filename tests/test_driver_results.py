@@ -138,6 +138,40 @@ def test_transaction_begun_by_a_select_is_seen(run: Any, params: Any, cursor: An
     run(main)
 
 
+def test_kept_definitions_are_bounded_in_bytes(run: Any, params: Any, monkeypatch: Any) -> None:
+    monkeypatch.setattr(layouts, "TOTAL", 20_000)
+
+    @greentor.green
+    def main() -> None:
+        connection = driver.connect(**params)
+        for number in range(50):
+            columns = ", ".join(f"{n} AS column_{n}_of_{number}" for n in range(20))
+            assert ask(connection, f"SELECT {columns}") == (tuple(range(20)),)
+            assert sum(len(layout.data) for layout in layouts._known.values()) < 22_000
+        connection.close()
+
+    run(main)
+
+
+def test_packet_without_end_is_an_error_before_it_fills_the_memory(
+    run: Any, params: Any, monkeypatch: Any
+) -> None:
+    monkeypatch.setattr(driver, "LARGEST_PACKET", 17_000_000)
+
+    @greentor.green
+    def main() -> None:
+        connection = driver.connect(**params)
+        for cursor in (None, SSCursor):
+            with pytest.raises(pymysql.err.OperationalError, match="17000000") as caught:
+                ask(connection, "SELECT REPEAT('x', 9000000), REPEAT('y', 9000000)", cursor)
+            assert caught.value.args[0] == 2020
+            assert not connection.open
+            connection.connect()
+        connection.close()
+
+    run(main)
+
+
 def test_columns_of_every_count_are_read(run: Any, params: Any) -> None:
     # 250 and more are told in several bytes, which are read in PyMySQL's way.
     @greentor.green

@@ -5,7 +5,8 @@ To parse those of ten columns takes as long as twenty rows of them, and an appli
 Invariants
 - What was made of a result set's definitions is kept for all connections, and used again only for the same
   bytes, with the same encoding and the same converters.
-- At most `KEPT` are kept, of at most `LARGEST` bytes each.
+- At most `KEPT` are kept, of at most `LARGEST` bytes each and `TOTAL` bytes together. What is made of them
+  takes some twenty times as much.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from greentor.drivers.rows import Reader
 
 KEPT = 512
 LARGEST = 16 * 1024
+TOTAL = 256 * 1024
 
 #: so many bytes suffice for a first guess; definitions are rarely shorter
 _BEGINNING = 40
@@ -76,7 +78,7 @@ def keep(data: bytes, result: Any) -> None:
     if len(data) > LARGEST:
         return
     connection = result.connection
-    if len(_known) >= KEPT:
+    if len(_known) >= KEPT or sum(len(layout.data) for layout in _known.values()) > TOTAL:
         clear()
     kinds = dict.fromkeys(field.type_code for field in result.fields)
     layout = Layout(

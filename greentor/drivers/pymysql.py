@@ -199,7 +199,9 @@ class Connection(PyMySQLConnection):  # type: ignore[misc]
             or len(sql) >= MAX_PACKET_LEN - 1
             or (before is not None and (before.unbuffered_active or before.has_next))
         ):
-            self._command_follows = stream is not None
+            if stream is not None:
+                self._command_follows = True
+                sql = memoryview(sql)  # of which PyMySQL's pieces are no copies
             super()._execute_command(command, sql)
             return
         if stream.data or stream.unread:

@@ -3,11 +3,14 @@
 import os
 import subprocess
 import sys
+from dataclasses import fields
 
 import pytest
 from django.core.exceptions import ImproperlyConfigured
 
 from app import database
+from greentor.db.pools import pool_options
+from greentor.pool import PoolOptions
 from tests.app.server import ROOT
 
 
@@ -41,6 +44,17 @@ def test_pool_options_get_their_types_and_the_others_stay():
     }
 
 
+def test_every_option_of_the_pool_can_stand_in_the_url():
+    assert set(database.POOL_OPTIONS) == {field.name for field in fields(PoolOptions)} | {"hold"}
+    for option in fields(PoolOptions):
+        text = "off" if option.default is None else str(option.default)
+        config = database.parse(f"mysql://u:p@h/n?{option.name}={text}")
+        assert config["OPTIONS"]["pool"] == {option.name: option.default}
+        pool_options("default", config)
+    off = database.parse("mysql://u:p@h/n?leak_warning=off&pool_pre_ping=yes")["OPTIONS"]["pool"]
+    assert off == {"leak_warning": None, "pool_pre_ping": True}
+
+
 def test_the_pool_can_be_turned_off():
     assert database.parse("mysql://u:p@h/n?pool=false")["OPTIONS"] == {"pool": False}
 
@@ -67,6 +81,8 @@ def test_sqlite(url, name):
         ("mysql://h/n?max_overflow=1.5", "max_overflow must be an integer, not '1.5'"),
         ("mysql://h/n?pool_timeout=soon", "pool_timeout must be a number of seconds"),
         ("mysql://h/n?hold=ever", "hold must be request or transaction, not 'ever'"),
+        ("mysql://h/n?reset=often", "reset must be auto, always or never, not 'often'"),
+        ("mysql://h/n?leak_warning=no", "leak_warning must be a number of seconds or off"),
         ("mysql://h/n?echo=2", "echo must be true or false, not '2'"),
         ("mysql://h/n?pool=false&pool_size=3", "pool and pool_size exclude each other"),
         ("postgres://h/n?pool_size=3", "takes no pool_size"),

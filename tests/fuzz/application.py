@@ -147,7 +147,9 @@ class Application:
         def act(action: Action) -> Any:
             return perform(connection, action)
 
-        if self._do(Action("connect"), open_connection).error is None:
+        if self._do(Action("connect"), open_connection).error is not None:
+            self.sees[-1].open = False
+        else:
             for action in self.actions:
                 self._do(action, act)
                 self.sees[-1].open = connection.open

@@ -236,6 +236,6 @@ def login(rng: Random, settings: Settings) -> list[Step]:
     return [Step([Packet(payload) for payload in step]) for step in [[greeting], *said]]
 
 
-def types_of(type_code: int) -> str:
+def name_of_type(type_code: int) -> str:
     """Return the name of a type, for reports."""
     return next(name for name, code in vars(FIELD_TYPE).items() if code == type_code)

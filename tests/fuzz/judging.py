@@ -15,6 +15,7 @@ allowed of the application's own converters alone.
 import asyncio
 import gc
 import itertools
+import sys
 import tracemalloc
 import warnings
 from dataclasses import dataclass, field, replace
@@ -71,7 +72,7 @@ class Judge:
         self._runner.close()
 
     def hear(self, made: Conversation, *, memory: bool = False) -> Verdict:
-        """Have the conversation; with `memory` watch that, too, which takes ten times as long."""
+        """Have the conversation; with `memory` watch that, too, which takes longer."""
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of unread results, which these applications leave
             return self._runner.run(self._hear(made, memory))
@@ -79,11 +80,14 @@ class Judge:
     async def _hear(self, made: Conversation, memory: bool) -> Verdict:
         verdict = Verdict()
         server = Server(made.script, probe_answer)
+        hook = sys.unraisablehook
+        sys.unraisablehook = self._unraisable
         if memory:
             tracemalloc.start()
         try:
             await self._converse(made, server, verdict)
         finally:
+            sys.unraisablehook = hook
             if memory:
                 peak = tracemalloc.get_traced_memory()[1]
                 tracemalloc.stop()
@@ -97,6 +101,9 @@ class Judge:
         await self._compare(made, verdict)
         verdict.outcome = outcome(verdict)
         return verdict
+
+    def _unraisable(self, what: Any) -> None:
+        self._loop.reports.append(f"{what.exc_value!r} in {what.object!r}")
 
     async def _converse(self, made: Conversation, server: Server, verdict: Verdict) -> None:
         """Have the conversation in a greenlet, and look at what is left of it."""
@@ -175,6 +182,8 @@ class Judge:
                 stricter = seen.error is err.DataError and seen.args[0] == MALFORMED
                 if alike and not (made.spoiled or same or stricter):
                     verdict.wrong.append(different(seen, expected))
+                if seen.error is err.OperationalError and seen.args[0] == MALFORMED and seen.open:
+                    verdict.wrong.append(f"{seen}: the connection is open after it")
                 alike = alike and same and seen.open and expected.open
             else:
                 verdict.wrong.append(f"{seen} is none of PyMySQL's errors")

@@ -91,7 +91,7 @@ def samples(type_code: int, encoding: str) -> list[bytes | None]:
     return sorted(found, key=lambda value: (value is None, value))
 
 
-@pytest.mark.parametrize("type_code", values.TYPES, ids=conversations.types_of)
+@pytest.mark.parametrize("type_code", values.TYPES, ids=conversations.name_of_type)
 def test_each_value_of_a_type_is_the_same_to_both(judge: Judge, type_code: int) -> None:
     # In an order of chance: what is kept of a column's definition must not reach another connection.
     ways = WAYS.copy()
@@ -120,7 +120,7 @@ ODD = {
 }
 
 
-@pytest.mark.parametrize("type_code", ODD, ids=conversations.types_of)
+@pytest.mark.parametrize("type_code", ODD, ids=conversations.name_of_type)
 @pytest.mark.parametrize("use_unicode", [True, False])
 def test_what_no_server_sends_is_the_same_to_both_or_an_error(
     judge: Judge, type_code: int, use_unicode: bool

@@ -322,7 +322,8 @@ class _Loop:
         return self._remember(super().call_later(delay, *args, **kwargs))  # type: ignore[misc]
 
     def _remember(self, handle: asyncio.TimerHandle) -> asyncio.TimerHandle:
-        self.timers.append(handle)
+        if hasattr(handle, "when"):  # to uvloop, one of no delay is no timer
+            self.timers.append(handle)
         return handle
 
     def running_timers(self) -> list[asyncio.TimerHandle]:
