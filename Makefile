@@ -1,4 +1,5 @@
-# make run    the reference application: PORT=8000 ADDRESS=127.0.0.1, DATABASE_URL from the environment
+# make run    the reference application: PORT=8000 ADDRESS=127.0.0.1; from the environment DATABASE_URL,
+#             REPLICA_URL, DEBUG=1, and STATUS_PASSWORD, which opens /-/greentor and /-/metrics
 # make test   `make check`, then the tests: PYTEST_ARGS="-k pool -x"
 # make check  ruff, mypy, and `make docs`
 # make docs   docs/ as HTML in .cache/docs/html; a link that leads nowhere is an error

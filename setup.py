@@ -17,12 +17,15 @@ def version() -> str:
     return found.group(1)
 
 
-APP = ["dj-database-url>=2.2,<4", "tornado>=6.6"]  # its cross-origin protection
+METRICS = ["prometheus_client>=0.22"]
+APP = [*METRICS, "dj-database-url>=2.2,<4", "tornado>=6.6"]  # its cross-origin protection
 RSA = ["cryptography>=42"]
+ED25519 = ["PyNaCl>=1.5"]
 UVLOOP = ["uvloop>=0.21"]
 TEST = [
     *APP,
     *RSA,
+    *ED25519,
     *UVLOOP,
     "Django>=5.2,<5.3; python_version < '3.12'",
     "Django>=6.1,<6.2; python_version >= '3.12'",
@@ -35,6 +38,13 @@ TEST = [
     "pytest-timeout>=2.3,<3",
     "pytest-tornado==0.8.1",
     "setuptools>=77,<81",  # pytest-tornado imports pkg_resources
+]
+BENCH = [
+    *UVLOOP,
+    "aiomysql>=0.3",
+    "asyncmy>=0.2.11",
+    "matplotlib>=3.9",
+    "mysqlclient>=2.2.4",  # where there is no wheel: apt-get install gcc pkg-config libmariadb-dev
 ]
 DOCS = ["Sphinx>=8.1,<10", "furo>=2025.7", "myst-parser>=4,<6"]
 DEV = [
@@ -55,7 +65,7 @@ setup(
     author="greentor contributors",
     license="MIT",
     packages=find_packages(include=["greentor", "greentor.*"]),
-    package_data={"greentor": ["py.typed"]},
+    package_data={"greentor": ["py.typed"], "greentor.web": ["*.css", "*.html", "*.js"]},
     zip_safe=False,
     python_requires=">=3.11",
     install_requires=[
@@ -67,8 +77,11 @@ setup(
     entry_points={"pytest11": ["greentor = greentor.pytest_plugin"]},
     extras_require={
         "app": APP,
+        "metrics": METRICS,
         "rsa": RSA,
+        "ed25519": ED25519,
         "uvloop": UVLOOP,
+        "bench": BENCH,
         "test": TEST,
         "dev": DEV,
     },

@@ -10,6 +10,8 @@ from typing import Any
 from django.conf import settings
 from tornado.web import Application, RedirectHandler
 
+from greentor.web import StatusHandler
+from greentor.web.metrics import MetricsHandler
 from handlers import (
     access,
     async_books,
@@ -23,6 +25,7 @@ from handlers import (
     users,
 )
 from handlers.base import JSONNotFound, NotFound
+from handlers.inside import permitted
 
 ROUTES: list[Any] = [
     (r"/", home.Home),
@@ -51,6 +54,8 @@ ROUTES: list[Any] = [
     (r"/updates", techempower.Updates),
     (r"/sleep", sleep.Sleep),
     (r"/echo", sleep.Echo),
+    (r"/-/greentor", StatusHandler, {"permission": permitted}),
+    (r"/-/metrics", MetricsHandler, {"permission": permitted}),
 ]
 
 

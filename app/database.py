@@ -14,7 +14,7 @@ import dj_database_url
 from django.core.exceptions import ImproperlyConfigured
 
 from greentor import holding
-from greentor.pool_options import RESETS
+from greentor.pool.options import RESETS
 
 MYSQL = "greentor.db.mysql"
 SQLITE = "greentor.db.sqlite3"

@@ -1,4 +1,4 @@
-"""The server: prepares the database, listens, and on SIGINT or SIGTERM ends in good order."""
+"""The server: prepares the database, serves from as many processes as it is told, and ends in good order."""
 
 from __future__ import annotations
 
@@ -7,24 +7,18 @@ import asyncio
 import importlib
 import logging
 import os
-import signal
 import socket
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import django
 from django.core.exceptions import ImproperlyConfigured
 from django.core.management import call_command
-from django.db import DatabaseError, connections
-from tornado.httpserver import HTTPServer
-from tornado.netutil import bind_sockets
+from django.db import DatabaseError
+from tornado.web import Application
 
-from greentor.db import close_pools
-from greentor.web import drain
-
-#: seconds that requests in flight get to finish in, and after them what is still to be written
-DRAIN_TIMEOUT = 30
-FLUSH_TIMEOUT = 10
+from greentor.serving import GRACE, serve
 
 #: bytes; a longer request is refused unread
 MAX_BODY = 10_000_000
@@ -36,18 +30,25 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run the server as the command line says, until a signal ends it."""
     options = parse_arguments(arguments)
     logging.basicConfig(
-        level=options.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s"
+        level=options.log_level.upper(),
+        format="%(asctime)s %(process)d %(levelname)s %(name)s: %(message)s",
     )
     try:
-        sockets = bind_sockets(options.port, options.address)
+        status = serve(
+            partial(make_app, options.processes),
+            options.port,
+            options.address,
+            processes=options.processes,
+            grace=options.grace,
+            loop_factory=loop_factory(options.loop),
+            prepare=prepare,
+            ready=say_where,
+            at_stop=flush,
+            max_body_size=MAX_BODY,
+        )
     except OSError as error:
-        sys.exit(f"cannot listen on {options.address} port {options.port}: {error.strerror}")
-    try:
-        prepare()
-    except (ImproperlyConfigured, DatabaseError, OSError) as error:
-        sys.exit(f"cannot start: {error}")
-    with asyncio.Runner(loop_factory=loop_factory(options.loop)) as runner:
-        runner.run(serve(sockets))
+        sys.exit(str(error))
+    sys.exit(status)
 
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -56,6 +57,13 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     add = parser.add_argument
     add("--port", type=port, default=8000, help="8000 by default; 0 takes a free one")
     add("--address", default="127.0.0.1", help="127.0.0.1 by default; 0.0.0.0 for all of IPv4")
+    add("--processes", type=number, default=1, help="1 by default; 0 for one a processor")
+    add(
+        "--grace",
+        type=seconds,
+        default=GRACE,
+        help=f"to finish requests in; {GRACE:g} s by default",
+    )
     add("--loop", choices=("asyncio", "uvloop"), default="asyncio", help="the event loop")
     levels = ("debug", "info", "warning", "error")
     add("--log-level", choices=levels, default="info", help="info shows every request")
@@ -69,6 +77,20 @@ def port(text: str) -> int:
     return int(text)
 
 
+def number(text: str) -> int:
+    """Convert a number that is not negative for argparse."""
+    if int(text) < 0:
+        raise ValueError(text)
+    return int(text)
+
+
+def seconds(text: str) -> float:
+    """Convert a duration for argparse."""
+    if not 0 <= float(text) < float("inf"):
+        raise ValueError(text)
+    return float(text)
+
+
 def loop_factory(name: str) -> Callable[[], asyncio.AbstractEventLoop]:
     """Return what makes an event loop of that name."""
     try:
@@ -78,48 +100,46 @@ def loop_factory(name: str) -> Callable[[], asyncio.AbstractEventLoop]:
 
 
 def prepare() -> None:
-    """Set Django up, migrate and fill in sample data; it may block, as there is no loop yet."""
-    os.environ.setdefault("DJANGO_SETTINGS_MODULE", "app.settings")
-    django.setup()
-    from app import sample
+    """Set Django up, migrate and fill in sample data, once and before any process is forked.
 
-    call_command("migrate", interactive=False, verbosity=0)
-    sample.fill()
-    connections.close_all()
-
-
-async def serve(sockets: list[socket.socket]) -> None:
-    """Serve until SIGINT or SIGTERM, then let the requests in flight finish, and what they left to write.
-
-    The pools are closed last. A second signal does not wait for anything.
+    It ends the program with a line that says what is wrong.
     """
-    from app.application import make_app
-    from app.services import access
+    os.environ.setdefault("DJANGO_SETTINGS_MODULE", "app.settings")
+    try:
+        django.setup()
+        from app import sample
 
-    server = HTTPServer(make_app(), max_body_size=MAX_BODY)
-    server.add_sockets(sockets)
-    for each in sockets:
+        call_command("migrate", interactive=False, verbosity=0)
+        sample.fill()
+    except (ImproperlyConfigured, DatabaseError, OSError) as error:
+        sys.exit(f"cannot start: {error}")
+    import app.application  # noqa: F401  (by the parent: all processes run the same code)
+
+
+async def make_app(processes: int) -> Application:
+    """Open the connections that ``min_size`` asks for, and return the application.
+
+    Tornado reloads changed files in a single process only.
+    """
+    from app import application
+    from greentor.db import warm_pools
+
+    await warm_pools()
+    return application.make_app(**({} if processes == 1 else {"autoreload": False}))
+
+
+def say_where(listening: Sequence[socket.socket]) -> None:
+    """Tell where the server is to be found, now that it serves."""
+    for each in listening:
         print(f"Listening on {url(each)}", flush=True)
 
-    loop = asyncio.get_running_loop()
-    stop = asyncio.Event()
-    signals = (signal.SIGINT, signal.SIGTERM)
-    for number in signals:
-        loop.add_signal_handler(number, stop.set)
-    await stop.wait()
-    for number in signals:
-        loop.remove_signal_handler(number)
 
-    logger.info("stopping")
-    server.stop()
-    # A client that asks on and on over an open connection would keep the requests from ever being none.
-    server.conn_params.no_keep_alive = True
-    if unfinished := await drain(DRAIN_TIMEOUT):
-        logger.warning("%d requests did not finish in %d s", unfinished, DRAIN_TIMEOUT)
-    await server.close_all_connections()
-    if lost := await access.flush(FLUSH_TIMEOUT):
-        logger.error("%d page views were not written within %d s", lost, FLUSH_TIMEOUT)
-    close_pools()
+async def flush(seconds: float) -> None:
+    """Write the page views that wait, within so many seconds."""
+    from app.services import access
+
+    if lost := await access.flush(seconds * 0.9):
+        logger.error("%d page views were not written within %.1f s", lost, seconds)
 
 
 def url(listening: socket.socket) -> str:

@@ -4,6 +4,7 @@
 - `REPLICA_URL`: a replica of it, which is read from, see `app.routers`; none by default
 - `DATA_DIR`: the data directory, by default `data/` beside this package
 - `DEBUG`: 1 for tracebacks in the browser and reloading when a file changes; off by default
+- `STATUS_PASSWORD`: shows `/-/greentor` and `/-/metrics` to who knows it; without it they need DEBUG
 - `SECRET_KEY`: by default a new one for every process
 """
 
@@ -22,6 +23,8 @@ try:
     DEBUG = database.boolean(os.environ.get("DEBUG") or "off")
 except ValueError as error:
     raise ImproperlyConfigured(f"DEBUG must be 1 or 0, not {error}") from None
+
+STATUS_PASSWORD = os.environ.get("STATUS_PASSWORD", "")
 
 SECRET_KEY = os.environ.get("SECRET_KEY") or get_random_secret_key()
 

@@ -14,9 +14,11 @@ from greentor.bridge import (
     scope_hooks,
     spawn,
 )
+from greentor.executor import GreenExecutor
 from greentor.glocal import local
 from greentor.holding import hold
 from greentor.scope import ScopeClosed
+from greentor.statistics import stats
 from greentor.waits import sleep, thread, timeout
 
 scope_hooks.append(generators.watch)
@@ -25,6 +27,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "DeadlineExceeded",
+    "GreenExecutor",
     "NotGreen",
     "ScopeClosed",
     "await_",
@@ -34,6 +37,7 @@ __all__ = [
     "local",
     "sleep",
     "spawn",
+    "stats",
     "thread",
     "timeout",
 ]

@@ -15,7 +15,7 @@ class GreentorConfig(AppConfig):
     verbose_name = "greentor"
 
     def ready(self) -> None:
-        from greentor import bridge, checks, watchdog
+        from greentor import bridge, checks, recording, watchdog
         from greentor.db import seams
 
         seams.install()
@@ -23,5 +23,8 @@ class GreentorConfig(AppConfig):
         django_checks.register(checks.check_blocking)
         for sentence in checks.blocking():
             logger.warning(sentence)
-        if (limit := checks.options()["block_warning"]) is not None:
+        options = checks.options()
+        if (limit := options["block_warning"]) is not None:
             bridge.scope_hooks.append(watchdog.scope_hook(limit))
+        if options["record"]:
+            bridge.scope_hooks.append(recording.scope_hook())

@@ -18,12 +18,14 @@ def options() -> dict[str, Any]:
     """Return ``settings.GREENTOR`` with its defaults filled in.
 
     ``block_warning``: milliseconds after which the watchdog names the code that holds the loop; None for
-    never. By default 200 with DEBUG, else None. Raise ImproperlyConfigured for an unknown option.
+    never. By default 200 with DEBUG, else None. ``record``: whether queries, requests and the loop's lag are
+    always recorded (`greentor.recording`), and not only while somebody watches; by default False. Raise
+    ImproperlyConfigured for an unknown option.
     """
     given = getattr(settings, "GREENTOR", {})
     if not isinstance(given, dict):
         raise ImproperlyConfigured(f"GREENTOR must be a dict, not {given!r}")
-    result: dict[str, Any] = {"block_warning": 200 if settings.DEBUG else None}
+    result: dict[str, Any] = {"block_warning": 200 if settings.DEBUG else None, "record": False}
     if unknown := sorted(set(given) - set(result)):
         raise ImproperlyConfigured(
             f"GREENTOR: unknown option {', '.join(map(repr, unknown))}; known are {sorted(result)}"
@@ -34,6 +36,10 @@ def options() -> dict[str, Any]:
     if limit is not None and not (number and limit > 0):
         raise ImproperlyConfigured(
             f"GREENTOR: 'block_warning' must be a positive number of ms or None, not {limit!r}"
+        )
+    if not isinstance(result["record"], bool):
+        raise ImproperlyConfigured(
+            f"GREENTOR: 'record' must be True or False, not {result['record']!r}"
         )
     return result
 

@@ -129,9 +129,9 @@ def _in_greenlet(fn: Callable[..., Any], name: str) -> Callable[..., Any]:
 
     call = fn
     if inspect.isgeneratorfunction(fn):
-        from greentor.web import _stepped
+        from greentor.web.coroutines import stepped
 
-        call = _stepped(fn, fn)
+        call = stepped(fn, fn)
 
     @functools.wraps(fn)
     async def body(*args: Any, **kwargs: Any) -> Any:

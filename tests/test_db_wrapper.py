@@ -1,6 +1,7 @@
 """Django's wrappers on pooled connections: what they cost and leave behind, who may use them."""
 
 import asyncio
+import inspect
 from contextlib import ExitStack, suppress
 
 import pymysql
@@ -10,11 +11,14 @@ from django.db import DatabaseError, connection, connections, transaction
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.backends.signals import connection_created
 from django.db.models import F
+from django.db.transaction import TransactionManagementError
 from greenlet import GreenletExit
 
 import greentor
 from greentor import green
+from greentor.db.mysql.upstream import base as mysql
 from greentor.db.pools import DatabasePool, current_pools
+from tests.test_seams import called_on_self
 from tests.testapp.models import Author, Counter
 from tests.waiting import await_until
 
@@ -576,7 +580,7 @@ def test_a_connection_that_died_idle_is_not_lent(run, mariadb):
     async def main():
         number = await green(server_id)()
         mariadb.execute(f"KILL CONNECTION {number}")
-        [idle] = the_pool()._idle
+        idle = the_pool()._state.idle[0].connection
         await await_until(lambda: not idle.alive)
         assert await green(server_id)() != number
         assert (the_pool().in_use, the_pool().idle) == (0, 1)
@@ -739,6 +743,19 @@ def test_on_commit_savepoints_and_durable_mean_what_they_mean(run):
     assert run(request) == ([1], ["kept"])
 
 
+def test_a_transaction_that_is_broken_refuses_further_queries(run):
+    @green
+    def request():
+        with transaction.atomic():
+            with suppress(DatabaseError), transaction.mark_for_rollback_on_error():
+                connection.cursor().execute("SELECT nonsense")
+            with pytest.raises(TransactionManagementError, match="until the end of the 'atomic'"):
+                Author.objects.count()
+        return Author.objects.count()
+
+    assert run(request) == 0
+
+
 def test_transactions_of_two_aliases_are_two(run):
     @green
     def request():
@@ -774,3 +791,24 @@ def test_the_isolation_level_of_the_options_holds_on_every_connection(run, maria
             assert set(levels) == {"SERIALIZABLE"}
 
     run(main)
+
+
+# --- what is done in a greenlet in place of Django's own methods ------------------------------
+
+
+def test_upstream_methods_that_are_not_called_in_greenlets_do_what_is_done_there():
+    """They are guarded against event loops, which costs an exception each time."""
+    assert called_on_self(BaseDatabaseWrapper.cursor.__wrapped__) == ["_cursor"]
+    ensure = BaseDatabaseWrapper.ensure_connection.__wrapped__
+    assert called_on_self(ensure) == ["connect"]
+    assert "if self.in_atomic_block and self.closed_in_transaction:" in inspect.getsource(ensure)
+    create = mysql.DatabaseWrapper.create_cursor.__wrapped__
+    assert [line.strip() for line in inspect.getsource(create).splitlines()[-2:]] == [
+        "cursor = self.connection.cursor()",
+        "return CursorWrapper(cursor)",
+    ]
+    broken = inspect.getsource(BaseDatabaseWrapper.validate_no_broken_transaction)
+    assert "if self.needs_rollback:" in broken
+    health = inspect.getsource(BaseDatabaseWrapper.close_if_health_check_failed)
+    assert "or not self.health_check_enabled" in health
+    assert "or self.health_check_done" in health

@@ -11,8 +11,9 @@ from django.db import OperationalError, connection, transaction
 
 import greentor
 from greentor import green
+from greentor.db import pools
 from greentor.db.mysql.base import check_options
-from greentor.db.mysql.kill import is_ours
+from greentor.db.mysql.kill import QueryKiller, is_ours
 from greentor.db.pools import current_pools
 from tests.proxy import Proxy
 from tests.testapp.models import Author
@@ -132,6 +133,35 @@ def test_those_who_wait_for_a_connection_get_the_places_of_the_cancelled(run, ru
         await await_until(lambda: not running() and state() == [(0, 0)])
         [pool] = current_pools()
         assert pool.idle <= 4
+
+    run(main)
+
+
+def test_while_queries_are_ended_the_server_has_no_more_connections_than_the_pool_may(
+    run, mariadb, running
+):
+    @green
+    def short():
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT SLEEP(0.01)")
+
+    async def main():
+        over = asyncio.Event()
+
+        async def work():
+            while not over.is_set():
+                await short()
+
+        await await_until(lambda: not mariadb.processlist())  # of the test before
+        mariadb.execute("FLUSH STATUS")
+        others = [asyncio.create_task(work()) for _ in range(8)]
+        for _ in range(10):
+            await cancel(await start(running, 3))
+            await await_until(lambda: not running())
+        over.set()
+        await asyncio.gather(*others)
+        await await_until(lambda: state() == [(0, 0)])
+        assert mariadb.status("Max_used_connections") <= 4 + 1  # and root's, which asks
 
     run(main)
 
@@ -287,3 +317,23 @@ def test_only_our_own_address_and_port_are_ours(shown, address, own, expected):
 def test_a_wrong_value_is_refused_at_start_up():
     with pytest.raises(ImproperlyConfigured, match=r"\['kill_on_cancel'\] must be True or False"):
         check_options("default", {"OPTIONS": {"kill_on_cancel": "yes"}})
+
+
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+def test_query_that_the_end_of_the_loop_cancels_is_ended_and_nothing_is_left(
+    loop, mariadb, running
+):
+    before = {row["ID"] for row in mariadb.processlist()}
+    with asyncio.Runner(loop_factory=pytest.importorskip(loop).new_event_loop) as runner:
+        runner.run(start(running, 2))
+        # and the loop ends: that cancels them, and their killing begins after it
+    wait_until(lambda: not running(), 5)
+    wait_until(lambda: {row["ID"] for row in mariadb.processlist()} <= before, 5)
+
+
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+def test_killing_that_does_not_end_is_given_up_at_the_end_of_the_loop(loop, running, monkeypatch):
+    monkeypatch.setattr(pools, "AT_END", 0.2)
+    monkeypatch.setattr(QueryKiller, "_run", lambda self: greentor.sleep(60))
+    with asyncio.Runner(loop_factory=pytest.importorskip(loop).new_event_loop) as runner:
+        runner.run(start(running))

@@ -33,7 +33,9 @@ class FakeDriver:
         self.opened: list[Connection] = []
         self.closed: list[Connection] = []
         self.fail: dict[str, BaseException] = {}
+        self.pinged: list[Connection] = []
         self.on_reset: Callable[[], None] = lambda: None
+        self.on_ping: Callable[[], None] = lambda: None
 
     def open(self) -> Connection:
         self._maybe_fail("open")
@@ -53,6 +55,11 @@ class FakeDriver:
         self._maybe_fail("reset")
         self.on_reset()
         connection.clean = True
+
+    def ping(self, connection: Connection, timeout: float) -> None:
+        self.pinged.append(connection)
+        self._maybe_fail("ping")
+        self.on_ping()
 
     def close(self, connection: Connection) -> None:
         connection.open = False
@@ -647,13 +654,13 @@ def test_idle_connections_that_died_or_are_old_are_replaced(run: Any, driver: Fa
         assert pool.acquire(driver.open) == (held[0], False)
         assert counts(pool) == (1, 0, 0)
         pool.release(held[0])
-        pool._opened[id(held[0])] -= 3601
+        pool._state.entries[id(held[0])].expires -= 3601
         connection, fresh = pool.acquire(driver.open)
         assert fresh
         assert connection not in held
         assert counts(pool) == (1, 0, 0)
         assert driver.alive == 1
-        assert len(pool._opened) == 1
+        assert len(pool._state.entries) == 1
 
     run(main)
 
@@ -691,7 +698,7 @@ def test_recycle_of_minus_one_is_never(run: Any, driver: FakeDriver) -> None:
     def main() -> None:
         pool = make_pool(driver, 1, pool_recycle=-1)
         connection, _ = pool.acquire(driver.open)
-        pool._opened[id(connection)] -= 1e9
+        pool._state.entries[id(connection)].expires -= 1e9
         pool.release(connection)
         assert pool.acquire(driver.open) == (connection, False)
 
@@ -797,44 +804,7 @@ def test_forked_child_lends_nothing_and_only_closes(run: Any, driver: FakeDriver
     run(main)
 
 
-# --- options, and what is told ----------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("options", "text"),
-    [
-        ({"size": 5}, "unknown pool option 'size'; known are echo, max_overflow, pool_recycle"),
-        ({"min_size": 1, "max_size": 2}, "unknown pool option 'max_size', 'min_size'"),
-        ({"pool_size": "8"}, "pool option 'pool_size' must be a number, not '8'"),
-        ({"pool_size": 2.5}, "'pool_size' must be a number, not 2.5"),
-        ({"max_overflow": True}, "'max_overflow' must be a number, not True"),
-        ({"pool_timeout": None}, "'pool_timeout' must be a number, not None"),
-        ({"pool_timeout": -1}, "pool_timeout must not be negative: got -1"),
-        ({"pool_timeout": float("nan")}, "pool_timeout must not be negative: got nan"),
-        ({"pool_recycle": "1h"}, "'pool_recycle' must be a number"),
-        ({"echo": 1}, "pool option 'echo' must be True or False, not 1"),
-        ({"pool_size": 0, "max_overflow": 0}, "nor both 0: got 0 and 0"),
-        ({"pool_size": -1}, "must not be negative"),
-        ({"max_overflow": -1}, "must not be negative"),
-    ],
-)
-def test_wrong_options_are_refused_by_name(options: Any, text: str) -> None:
-    with pytest.raises(ValueError, match="pool") as info:
-        PoolOptions.parse(options)
-    assert text in str(info.value)
-
-
-def test_options_and_their_defaults() -> None:
-    assert PoolOptions.parse({}) == PoolOptions(10, 10, 30, 3600, False)
-    options = {
-        "pool_size": 0,
-        "max_overflow": 3,
-        "pool_timeout": 0.5,
-        "pool_recycle": -1,
-        "echo": True,
-    }
-    assert PoolOptions.parse(options) == PoolOptions(0, 3, 0.5, -1, True)
-    assert PoolOptions.parse(options).limit == 3
+# --- what is told ----------------------------------------------------------------------------
 
 
 def test_echo_tells_every_step(run: Any, driver: FakeDriver, caplog: Any) -> None:
@@ -850,7 +820,7 @@ def test_echo_tells_every_step(run: Any, driver: FakeDriver, caplog: Any) -> Non
     assert [record.message for record in caplog.records if record.name == "greentor.pool"] == [
         "<Pool 'test': 1 of 1 in use, 0 idle, 0 waiting>: lent <connection 0>",
         "<Pool 'test': 0 of 1 in use, 1 idle, 0 waiting>: took back <connection 0>",
-        "<Pool 'test': 0 of 1 in use, 0 idle, 0 waiting>: closed <connection 0>",
+        "<Pool 'test': 0 of 1 in use, 0 idle, 0 waiting>: closed <connection 0> (shutdown)",
     ]
 
 

@@ -10,7 +10,8 @@ import pytest
 import greentor
 from greentor import bridge
 from greentor.drivers import pymysql as driver
-from greentor.pool import Pool, PoolOptions
+from greentor.pool import Pool, PoolOptions, PoolTimeout
+from greentor.pool import driver as pool_driver
 from tests.mariadb import MariaDB
 from tests.proxy import Proxy
 from tests.waiting import await_until, wait_until
@@ -29,6 +30,10 @@ class Driver:
         if connection.quiet:
             connection.rollback()
 
+    def ping(self, connection: driver.Connection, timeout: float) -> None:
+        connection._read_timeout = timeout
+        connection.ping(reconnect=False)
+
     def close(self, connection: driver.Connection) -> None:
         if not connection._closed:
             connection.close()
@@ -38,6 +43,12 @@ class Driver:
 def params(request: pytest.FixtureRequest, mariadb: MariaDB) -> dict[str, Any]:
     security: dict[str, Any] = {"ssl_ca": mariadb.ca} if request.param else {"ssl_disabled": True}
     return {**mariadb.params("greentor"), **security}
+
+
+@pytest.fixture(autouse=True)
+def nobody_else(mariadb: MariaDB) -> None:
+    """Wait for what the server still does for an earlier test: a query that was cancelled runs on."""
+    wait_until(lambda: not mariadb.processlist(), 15)
 
 
 def make_pool(size: int, overflow: int = 0, **options: Any) -> Pool[driver.Connection]:
@@ -74,6 +85,155 @@ def test_a_slow_connect_is_not_overshot(run: Any, params: Any, mariadb: MariaDB)
 
     with Proxy(mariadb.host, mariadb.port, connect_delay=0.2) as proxy:
         run(main, proxy)
+
+
+def test_pool_timeout_comes_in_time_and_a_release_after_it_is_not_lost(
+    run: Any, params: Any, mariadb: MariaDB
+) -> None:
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        pool = make_pool(5, pool_timeout=1)
+
+        def open_() -> driver.Connection:
+            return driver.connect(**params)
+
+        held = [(await spawn(pool.acquire, open_))[0] for _ in range(5)]
+        start = loop.time()
+        late = []
+
+        def wait_in_vain() -> None:
+            with pytest.raises(PoolTimeout, match="5 of 5 in use"):
+                pool.acquire(open_)
+            late.append(loop.time() - start)
+
+        reference = asyncio.create_task(asyncio.sleep(1))  # a busy machine is late for it as well
+        waiting = [spawn(wait_in_vain) for _ in range(20)]
+        await reference
+        lag = loop.time() - start - 1
+        await asyncio.gather(*waiting)
+        assert min(late) >= 0.999
+        assert max(late) < 1.1 + 2 * lag
+        assert pool.stats().timeouts == 20
+        for connection in held:
+            await spawn(pool.release, connection)
+        assert (pool.in_use, pool.idle, pool.waiting) == (0, 5, 0)
+        again = [await spawn(pool.acquire, open_) for _ in range(5)]
+        assert [fresh for _, fresh in again] == [False] * 5
+        assert {connection for connection, _ in again} == set(held)
+        pool.close()
+        for connection in held:
+            pool.release(connection)
+
+    run(main)
+
+
+# --- signs of life ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("pre_ping", [False, True], ids=["unasked", "pinged"])
+def test_connection_killed_where_the_loop_cannot_have_seen_it_yet(
+    run: Any, params: Any, mariadb: MariaDB, pre_ping: bool
+) -> None:
+    @greentor.green
+    def main() -> None:
+        pool = make_pool(2, pool_pre_ping=pre_ping)
+
+        def open_() -> driver.Connection:
+            return driver.connect(**params)
+
+        connection, _ = pool.acquire(open_)
+        pool.release(connection)
+        mariadb.execute(f"KILL {connection.thread_id()}")  # the loop is held meanwhile
+        wait_until(lambda: not mariadb.processlist())
+        assert connection.alive, "the loop has seen it; this test would show nothing"
+        lent, fresh = pool.acquire(open_)
+        assert fresh == pre_ping
+        if pre_ping:
+            assert query(lent, "SELECT 1") == ((1,),)
+        else:
+            with pytest.raises(pymysql.err.OperationalError):
+                query(lent, "SELECT 1")
+        pool.release(lent)
+        stats = pool.stats()
+        assert (stats.in_use, stats.idle) == (0, int(pre_ping))
+        assert stats.closed["ping" if pre_ping else "lost"] == 1
+        pool.close()
+
+    run(main)
+
+
+def test_ping_that_nobody_answers_gives_up_in_time(
+    run: Any, params: Any, mariadb: MariaDB, monkeypatch: Any
+) -> None:
+    """As with a firewall that has forgotten the connection: nobody is told that it is dead."""
+    monkeypatch.setattr(pool_driver, "PING_TIMEOUT", 0.1)
+
+    async def main(proxy: Proxy) -> None:
+        pool = make_pool(1, pool_pre_ping=True)
+        first = await spawn(
+            pool.acquire,
+            lambda: driver.connect(**{**params, "host": proxy.host, "port": proxy.port}),
+        )
+        pool.release(first[0])
+        proxy.down.stall_after = 0
+        lent, fresh = await asyncio.wait_for(
+            spawn(pool.acquire, lambda: driver.connect(**params)), 5
+        )
+        assert fresh
+        assert await spawn(query, lent, "SELECT 1") == ((1,),)
+        assert pool.stats().closed["ping"] == 1
+        assert pool.stats().wait.max >= 0.099
+        pool.release(lent)
+        pool.close()
+
+    with Proxy(mariadb.host, mariadb.port) as proxy:
+        run(main, proxy)
+
+
+def test_session_that_is_pinged_serves_as_before(run: Any, params: Any, mariadb: MariaDB) -> None:
+    @greentor.green
+    def main() -> None:
+        pool = make_pool(1, pool_pre_ping=True)
+        connection, _ = pool.acquire(lambda: driver.connect(**params))
+        pool.release(connection)
+        for number in range(20):
+            assert pool.acquire(lambda: driver.connect(**params)) == (connection, False)
+            assert query(connection, "SELECT %s", number) == ((number,),)
+            pool.release(connection)
+        assert pool.stats().pings == 20
+        pool.close()
+
+    run(main)
+
+
+# --- nobody asked -----------------------------------------------------------------------------
+
+
+def test_warmed_connections_are_there_and_idle_ones_leave_the_server(
+    run: Any, params: Any, mariadb: MariaDB
+) -> None:
+    async def main() -> None:
+        pool = make_pool(5, min_size=3, max_idle=0.2)
+
+        def open_() -> driver.Connection:
+            return driver.connect(**params)
+
+        assert await pool.warm(open_) == 3
+        assert len(mariadb.processlist()) == 3
+        held = [await spawn(pool.acquire, open_) for _ in range(5)]
+        assert [fresh for _, fresh in held] == [False] * 3 + [True] * 2
+        for connection, _ in held:
+            await spawn(pool.release, connection)
+        await await_until(lambda: len(mariadb.processlist()) == 3)
+        assert pool.idle == 3
+        assert pool.stats().closed["idle"] == 2
+        pool.close()
+        await await_until(lambda: not mariadb.processlist())
+
+    run(main)
+
+
+# --- what comes back --------------------------------------------------------------------------
 
 
 def test_transaction_left_open_is_rolled_back(run: Any, params: Any, mariadb: MariaDB) -> None:
@@ -185,7 +345,7 @@ def test_faults_of_every_kind_leave_the_accounting_exact(
         assert peak <= limit
         assert (pool.in_use, pool.waiting) == (0, 0)
         assert pool.idle <= 4
-        assert len(pool._opened) == pool.idle
+        assert len(pool._state.entries) == pool.idle
         pool.close()
 
     run(main)

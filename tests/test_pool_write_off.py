@@ -62,7 +62,9 @@ def test_a_kept_slot_bounds_the_others_until_it_is_used(run: Any, driver: FakeDr
         assert pool.write_off(connection, keep_slot=True)
         await settle()
         assert counts(pool) == (1, 0, 1)
-        kept = await spawn(pool.acquire_kept, driver.open)
+        kept, fresh, took = await spawn(pool.acquire_kept, driver.open, 0.01)
+        assert fresh
+        assert took
         assert counts(pool) == (1, 0, 1)
         pool.release(kept)
         assert await waiter == (kept, False)
@@ -73,7 +75,7 @@ def test_a_kept_slot_bounds_the_others_until_it_is_used(run: Any, driver: FakeDr
 
 
 @pytest.mark.parametrize("how", ["fails", "is cancelled", "is given up", "pool is closed"])
-def test_a_kept_slot_that_comes_to_nothing_is_passed_on(
+def test_a_kept_slot_that_nothing_was_opened_on_is_kept_until_it_is_freed(
     run: Any, driver: FakeDriver, how: str
 ) -> None:
     async def main() -> None:
@@ -88,24 +90,91 @@ def test_a_kept_slot_that_comes_to_nothing_is_passed_on(
                 raise OSError("refused")
 
             with pytest.raises(OSError, match="refused"):
-                await spawn(pool.acquire_kept, refuse)
+                await spawn(pool.acquire_kept, refuse, 0.01)
         elif how == "is cancelled":
-            opening = spawn(pool.acquire_kept, lambda: greentor.sleep(10))
+            opening = spawn(pool.acquire_kept, lambda: greentor.sleep(10), 0.01)
             await settle()
             opening.cancel()
             await asyncio.wait([opening])
-        elif how == "is given up":
-            pool.free_kept()
-        else:
+        elif how == "pool is closed":
             pool.close()
             with pytest.raises(PoolClosed):
                 await waiter
             with pytest.raises(PoolClosed):
-                await spawn(pool.acquire_kept, driver.open)
+                await spawn(pool.acquire_kept, driver.open, 0.01)
+            pool.free_kept()
             assert counts(pool) == (0, 0, 0)
             return
+        assert counts(pool) == (1, 0, 1)
+        pool.free_kept()
         lent, _ = await asyncio.wait_for(waiter, 5)
         pool.release(lent)
         assert counts(pool) == (0, 1, 0)
+
+    run(main)
+
+
+def test_an_idle_connection_is_taken_before_one_is_opened_on_a_kept_slot(
+    run: Any, driver: FakeDriver
+) -> None:
+    @greentor.green
+    def main() -> None:
+        pool = make_pool(driver, 2)
+        connection, _ = pool.acquire(driver.open)
+        other, _ = pool.acquire(driver.open)
+        pool.release(other)
+        pool.write_off(connection, keep_slot=True)
+        assert pool.acquire_kept(driver.open, 10) == (other, False, False)
+        assert counts(pool) == (2, 0, 0)
+        pool.free_kept()
+        pool.release(other)
+        assert counts(pool) == (0, 1, 0)
+
+    run(main)
+
+
+def test_a_connection_that_comes_back_soon_is_taken_before_those_who_wait(
+    run: Any, driver: FakeDriver
+) -> None:
+    async def main() -> None:
+        pool = make_pool(driver, 2)
+        connection, _ = await spawn(pool.acquire, driver.open)
+        other, _ = await spawn(pool.acquire, driver.open)
+        waiter = spawn(pool.acquire, driver.open)
+        await settle()
+        pool.write_off(connection, keep_slot=True)
+        kept = spawn(pool.acquire_kept, driver.open, 10)
+        await settle()
+        pool.release(other)
+        assert await kept == (other, False, False)
+        assert not waiter.done()
+        pool.free_kept()
+        third, fresh = await waiter
+        assert fresh
+        assert counts(pool) == (2, 0, 0)
+        pool.release(other)
+        pool.release(third)
+        assert counts(pool) == (0, 2, 0)
+
+    run(main)
+
+
+def test_if_none_comes_back_in_time_one_is_opened_on_the_kept_slot_and_no_timeout_is_counted(
+    run: Any, driver: FakeDriver
+) -> None:
+    async def main() -> None:
+        pool = make_pool(driver, 2)
+        connection, _ = await spawn(pool.acquire, driver.open)
+        other, _ = await spawn(pool.acquire, driver.open)
+        pool.write_off(connection, keep_slot=True)
+        kept, fresh, took = await spawn(pool.acquire_kept, driver.open, 0.01)
+        assert fresh
+        assert took
+        assert counts(pool) == (2, 0, 0)
+        assert pool.stats().timeouts == 0
+        pool.release(kept)
+        pool.release(other)
+        pool.release(connection)
+        assert counts(pool) == (0, 2, 0)
 
     run(main)

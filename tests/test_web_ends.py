@@ -8,8 +8,10 @@ import contextlib
 import gc
 import inspect
 import logging
+import socket
 
 import pytest
+from django.conf import settings
 from django.core.exceptions import BadRequest, PermissionDenied, SuspiciousOperation
 from django.core.signals import request_finished, request_started
 from django.db import connection, transaction
@@ -283,7 +285,7 @@ ENDS = {
     RaisesGreenletExit: 500,
     RaisesGreenletExitAsync: 500,
     RaisesGreenletExitInPrepare: 500,
-    TimesOut: 500,
+    TimesOut: 504,
     BreaksItsConnection: 500,
     Missing: 404,
     RaisesHttp404: 404,
@@ -327,6 +329,22 @@ def test_the_client_has_an_answer_and_the_connections_are_given_back(run, handle
         run(main)
     finally:
         request_finished.disconnect(receiver)
+
+
+def test_a_database_that_cannot_be_reached_is_503_for_as_long(run, monkeypatch):
+    async def main():
+        async with serving(Sync) as served:
+            with monkeypatch.context() as patch, socket.socket() as nobody_listens:
+                nobody_listens.bind(("127.0.0.1", 0))
+                port = nobody_listens.getsockname()[1]
+                patch.setitem(settings.DATABASES["default"], "PORT", port)
+                for _ in range(2):
+                    response = await served.fetch("/Sync")
+                    assert response.code == 503
+                    assert response.headers["Retry-After"] == "1"
+            assert await served.get("/Sync") == '{"count": 0}'
+
+    run(main)
 
 
 REFUSED = [

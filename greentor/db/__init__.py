@@ -5,5 +5,6 @@ seams are installed by ``INSTALLED_APPS = ["greentor", ...]`` or with the first 
 """
 
 from greentor.db.pools import close_pools
+from greentor.db.warming import warm_pools
 
-__all__ = ["close_pools"]
+__all__ = ["close_pools", "warm_pools"]

@@ -14,19 +14,44 @@ from typing import Any
 
 from django.db import connections
 from django.db.backends.base.base import BaseDatabaseWrapper
+from greenlet import getcurrent
 
 from greentor import bridge
+from greentor.bridge import Green
 from greentor.db.pools import find_pool
 from greentor.db.wrapper import GreenWrapper
 from greentor.glocal import local
 
+_own = object.__getattribute__
+
 
 class ConnectionStore(local):
-    """The attributes are the wrappers of the running scope, by alias."""
+    """The attributes are the wrappers of the running scope, by alias.
+
+    What `local` does for its subclasses and for instances that come and go is left out in a greenlet:
+    each query comes by here.
+    """
 
     def __getattribute__(self, name: str) -> Any:
-        bridge.take_turn()
+        g = getcurrent()
+        if type(g) is Green:
+            frame = g.frame
+            if frame.child:
+                bridge.take_turn()
+            space = frame.scope.locals.get(_own(self, "_local__state").key)
+            value = None if space is None else space.get(name)
+            if value is not None:
+                return value
+            if not name.startswith("_"):
+                raise AttributeError(name)
         return super().__getattribute__(name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        g = getcurrent()
+        if type(g) is Green:
+            g.frame.scope.locals.setdefault(_own(self, "_local__state").key, {})[name] = value
+        else:
+            super().__setattr__(name, value)
 
 
 def create_connection(alias: str) -> Any:
@@ -46,14 +71,14 @@ def create_connection(alias: str) -> Any:
 
 
 def _kept_wrapper(alias: str) -> GreenWrapper | None:
-    if not bridge.in_green():
+    g = getcurrent()
+    if type(g) is not Green or not bridge.in_green():
         return None
     settings = connections.settings[alias]
     engine = _engines.get(settings["ENGINE"])
     if engine is None:
         return None
-    loop = bridge.current_green("a connection").loop
-    pool = find_pool(loop, alias, settings, engine.make_driver)
+    pool = find_pool(g.loop, alias, settings, engine.make_driver)
     while pool is not None and pool.wrappers:
         wrapper = pool.wrappers.pop()
         if wrapper.settings_dict is settings:

@@ -13,26 +13,39 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable
+from operator import itemgetter
+from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from django.core.exceptions import ImproperlyConfigured
 from django.db.backends.base.base import NO_DB_ALIAS
 
 from greentor import holding
+from greentor.db.loans import Loans
 from greentor.pool import Driver, Pool, PoolOptions
+from greentor.pool.state import LENT
 
 if TYPE_CHECKING:
     from greentor.db.wrapper import GreenWrapper
 
 #: the settings that tell one database, and the sessions on it, from another
 IDENTITY = ("NAME", "HOST", "PORT", "USER", "PASSWORD", "AUTOCOMMIT", "TIME_ZONE", "OPTIONS")
+_identify = itemgetter(*IDENTITY)
+
+#: seconds that a pool's own work gets at the end of the loop
+AT_END = 2.0
 
 
 class DatabasePool(Pool[Any]):
     """A pool, with the idle wrappers of its database and what was learned of the server."""
 
     def __init__(
-        self, name: str, driver: Driver[Any], options: PoolOptions, identity: list[Any], hold: str
+        self,
+        name: str,
+        driver: Driver[Any],
+        options: PoolOptions,
+        identity: tuple[Any, ...],
+        hold: str,
     ) -> None:
         super().__init__(name, driver, options)
         #: how long scopes keep what they borrow, unless they say otherwise: see `greentor.holding`
@@ -40,7 +53,22 @@ class DatabasePool(Pool[Any]):
         #: the values of the settings named in `IDENTITY`
         self.identity = identity
         self.wrappers: list[GreenWrapper] = []
+        #: who has which of its connections; None if ``leak_warning`` is off
+        self.loans: Loans | None = None
+        #: what it does for itself, and is to finish before the loop ends
+        self.work: set[asyncio.Task[Any]] = set()
         self.memo: dict[str, Any] = {}
+
+    def close(self) -> None:
+        if self.loans is not None:
+            self.loans.close()
+        super().close()
+
+    def lent_for(self, seconds: float) -> list[Any]:
+        """Return the connections that have been lent for longer than that."""
+        before = monotonic() - seconds
+        entries = self._state.entries.values()
+        return [e.connection for e in entries if e.place is LENT and e.since < before]
 
 
 class _LoopPools:
@@ -63,10 +91,21 @@ async def _at_end_of_loop(loop: asyncio.AbstractEventLoop) -> AsyncGenerator[Non
     try:
         yield
     finally:
+        await _finish_work(current_pools(loop))
         close_pools(loop)
         _loops.pop(id(loop), None)
         for _ in range(3):  # let the transports close, TLS and below
             await asyncio.sleep(0)
+
+
+async def _finish_work(pools: list[DatabasePool]) -> None:
+    """Give the pools' own work, the ending of abandoned queries, a moment, and then cancel it."""
+    if tasks := [task for pool in pools for task in pool.work]:
+        _, late = await asyncio.wait(tasks, timeout=AT_END)
+        for task in late:
+            task.cancel()
+        if late:
+            await asyncio.wait(late)
 
 
 def find_pool(
@@ -81,14 +120,16 @@ def find_pool(
     entry = _loops.get(id(loop))
     if entry is None or entry.loop is not loop:
         entry = _add_loop(loop)
-    identity = [settings.get(name) for name in IDENTITY]
+    identity = _identify(settings)
     for pool in entry.pools:
         if pool.usable and pool.name == alias and pool.identity == identity:
             return pool
     options = pool_options(alias, settings)
     assert options is not None
-    copies = [_copy(value) for value in identity]
+    copies = tuple(_copy(value) for value in identity)
     pool = DatabasePool(alias, make_driver(settings), options, copies, pool_hold(alias, settings))
+    if options.leak_warning:
+        pool.loans = Loans(pool, loop, options.leak_warning)
     entry.pools.append(pool)
     return pool
 
@@ -113,7 +154,7 @@ def pool_options(alias: str, settings: dict[str, Any]) -> PoolOptions | None:
             f"DATABASES[{alias!r}]['OPTIONS']['pool'] must be a dict, True or False, not {given!r}"
         )
     try:
-        return PoolOptions.parse({k: v for k, v in given.items() if k != "hold"})
+        return PoolOptions.parse(given, others=("hold",))
     except ValueError as exc:
         raise ImproperlyConfigured(f"DATABASES[{alias!r}]['OPTIONS']['pool']: {exc}") from None
 

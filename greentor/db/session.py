@@ -3,7 +3,8 @@
 Invariants
 - A session that carries something that its owner may come back to is not lent to anybody else.
 - Whoever is not sure keeps the connection: state that cannot be followed holds it to the end of the scope.
-- A connection that is given up with state is discarded. It costs nothing where ``hold`` is ``"request"``.
+- A connection that is given up with state is reset, or discarded, before it is lent again.
+- It costs nothing where ``hold`` is ``"request"``.
 """
 
 from __future__ import annotations
@@ -46,3 +47,6 @@ class SessionState:
         """As `execute`, for a statement that `affects` was found in."""
         self.lasting.add(" ".join(found.group().split()))
         return call()
+
+    def hand_over(self, connection: Any) -> None:
+        """Tell a connection that is given back what its session carries."""

@@ -16,20 +16,19 @@ Invariants
 
 from __future__ import annotations
 
-import asyncio
 import time
-import weakref
+from collections.abc import Callable
 from functools import partial
 from typing import Any, ClassVar, TypeVar
 
-from django.db import DatabaseError
-from django.db.backends.base.base import BaseDatabaseWrapper
+from django.db import ProgrammingError
 from django.db.backends.signals import connection_created
-from django.db.backends.utils import CursorDebugWrapper, CursorWrapper
 from django.utils.functional import cached_property
 from greenlet import getcurrent
 
 from greentor import bridge, holding
+from greentor.bridge import Green
+from greentor.db.owned import OwnedWrapper
 from greentor.db.pools import DatabasePool, find_pool
 from greentor.db.session import SessionState
 from greentor.pool import Driver
@@ -53,23 +52,19 @@ CONNECT_ASSIGNS = (
 )
 
 
-class GreenWrapper(BaseDatabaseWrapper):
+class GreenWrapper(OwnedWrapper):
     """A DatabaseWrapper on a pooled, cooperative connection, owned by a scope."""
 
-    _thread_sharing_count: int
     _known_attributes: ClassVar[dict[type, frozenset[str]]] = {}
     #: what follows the state of a session that is held per transaction
     session_class: ClassVar[type[SessionState]] = SessionState
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        self._scope: Scope | None = None
         self._pool: DatabasePool | None = None  # that the connection was borrowed from
         self._home: DatabasePool | None = None  # that it last borrowed from
-        self._session: SessionState | None = None  # of a connection held per transaction
-        self._cursors: weakref.WeakSet[Any] = weakref.WeakSet()  # that are open on it
         self._suspect = self._judged = False  # `close` is to discard, not to lend on
-        self._kept = False  # lives in the handler's store, and is reused
         self._configured = False  # has read its settings, as it does to open a connection
+        self._pristine: tuple[int, str] | None = None  # how its attributes were when last looked at
         super().__init__(*args, **kwargs)
 
     @staticmethod
@@ -87,12 +82,15 @@ class GreenWrapper(BaseDatabaseWrapper):
 
     def _release(self, force: bool) -> None:
         """Give everything up at the end of the scope; keep the wrapper if it is as new."""
-        self._scope = None
+        scope, self._scope = self._scope, None
+        if scope is not None:
+            self._was = scope.name
         clean = not self.in_atomic_block and not self._thread_sharing_count
         home = self._home
         self._give_back(force)
         if home is not None and clean and self._kept and not home.closed and self._is_pristine():
-            self.queries_log.clear()
+            if self.queries_log:
+                self.queries_log.clear()
             self.savepoint_state = 0
             self.needs_rollback = self.closed_in_transaction = self.errors_occurred = False
             self.run_commit_hooks_on_set_autocommit_on = False
@@ -100,6 +98,20 @@ class GreenWrapper(BaseDatabaseWrapper):
             home.wrappers.append(self)
 
     def _is_pristine(self) -> bool:
+        """Tell whether nobody has changed what Django makes of a wrapper."""
+        if self.execute_wrappers or self.run_on_commit or self.force_debug_cursor:
+            return False
+        attributes = self.__dict__
+        # An attribute that is new since we last looked is the last one.
+        seen = (len(attributes), next(reversed(attributes)))
+        if seen != self._pristine:
+            if not self._known_names().issuperset(attributes):
+                return False
+            self._pristine = seen
+        return True
+
+    def _known_names(self) -> frozenset[str]:
+        """Return the names of the attributes that a wrapper of this class may have."""
         cls = type(self)
         known = self._known_attributes.get(cls)
         if known is None:
@@ -108,72 +120,31 @@ class GreenWrapper(BaseDatabaseWrapper):
             members = [member for base in cls.__mro__ for member in vars(base).items()]
             cached = {name for name, value in members if isinstance(value, cached_property)}
             known = self._known_attributes[cls] = frozenset(vars(new)) | cached
-        return not (
-            self.execute_wrappers or self.run_on_commit or self.force_debug_cursor
-        ) and known.issuperset(self.__dict__)
-
-    def _check_owner(self) -> None:
-        scope = self._scope
-        g = getcurrent()
-        if scope is None:
-            if not self._kept and (self.connection is None or type(g) is not bridge.Green):
-                return
-        elif type(g) is bridge.Green and g.frame.scope is scope:
-            if g.frame.child:
-                bridge.take_turn()
-            return
-        if self._thread_sharing_count:
-            return
-        if scope is not None:
-            owner = f"belongs to {scope.name}"
-        else:
-            owner = "belonged to what has ended" if self._kept else "was opened outside greenlets"
-        user = g.frame.scope.name if type(g) is bridge.Green else _describe_caller()
-        raise DatabaseError(
-            f"the connection {self.alias!r} {owner} and was used by {user}: use "
-            f"django.db.connections[{self.alias!r}] there, which gives each scope its own"
-        )
-
-    def validate_thread_sharing(self) -> None:
-        self._check_owner()
-        super().validate_thread_sharing()
-
-    def validate_no_broken_transaction(self) -> None:
-        self._check_owner()
-        super().validate_no_broken_transaction()
-
-    # --- cursors ------------------------------------------------------------------------------
-
-    def make_cursor(self, cursor: Any) -> GreenCursor:
-        return self._watch(GreenCursor(cursor, self))
-
-    def make_debug_cursor(self, cursor: Any) -> GreenDebugCursor:
-        return self._watch(GreenDebugCursor(cursor, self))
-
-    def _watch(self, cursor: _C) -> _C:
-        if self._session is not None:
-            self._cursors.add(cursor)
-        return cursor
-
-    def check_cursor(self, cursor: Any) -> None:
-        """Refuse a cursor whose connection was given back, and may have been lent again."""
-        connection = cursor.connection  # None for one that was closed
-        if connection not in (self.connection, None) and type(getcurrent()) is bridge.Green:
-            raise DatabaseError(
-                f"a cursor of {self.alias!r} was used after its connection was given back, by "
-                "close() or at the end of its request: open a new one"
-            )
+        return known
 
     # --- the connection -----------------------------------------------------------------------
 
+    def ensure_connection(self) -> None:
+        if self.connection is not None or not bridge.in_green():
+            super().ensure_connection()
+            return
+        # As Django's, which looks for an event loop before.
+        if self.in_atomic_block and self.closed_in_transaction:
+            raise ProgrammingError("Cannot open a new connection in an atomic block.")
+        with self.wrap_database_errors:
+            self.connect()
+
     def connect(self) -> None:
-        if not bridge.in_green():
+        g = getcurrent()
+        if type(g) is not Green or not bridge.in_green():
             super().connect()
             return
-        g = bridge.check_alive(f"connecting to {self.alias!r}")
+        if g.dying:
+            bridge.check_alive(f"connecting to {self.alias!r}")
         if not self._kept:
             self.enter_scope(g.frame.scope)
-        self._check_owner()
+        if g.frame.scope is not self._scope or g.frame.child:
+            self._check_owner()
         pool = find_pool(g.loop, self.alias, self.settings_dict, self.make_driver)
         if pool is None:
             self._open()
@@ -183,16 +154,30 @@ class GreenWrapper(BaseDatabaseWrapper):
 
     def _borrowed(self, pool: DatabasePool, connection: Any, fresh: bool) -> None:
         self._pool = self._home = pool
-        if (scope := self._scope) and (scope.hold or pool.hold) == holding.TRANSACTION:
+        scope = self._scope
+        connection.owner = scope
+        connection.holder = self
+        if (reset := pool.options.reset) != "auto":
+            connection.watched = reset == "always"
+            connection.left |= connection.watched
+        if pool.loans is not None:
+            pool.loans.note(connection)
+        if scope is not None and (scope.hold or pool.hold) == holding.TRANSACTION:
             self._session = self.session_class()
             scope.parked[self] = self._let_go
-        if not fresh:
-            self._attach(connection)
-            if connection_created.has_listeners(type(self)):
-                connection_created.send(sender=type(self), connection=self)
+        if fresh:
+            self._opened(pool, connection)
+            return
+        self._attach(connection)
+        if connection_created.receivers:
+            connection_created.send(sender=type(self), connection=self)
+
+    def _opened(self, pool: DatabasePool, connection: Any) -> None:
+        """Do what is to be done once for each connection of a pool."""
 
     def _open(self) -> Any:
         """Open a connection and set its session up, as Django does."""
+        self.__dict__["init_connection_state"] = partial(self._set_up, self.init_connection_state)
         try:
             super().connect()
         except BaseException:
@@ -200,7 +185,26 @@ class GreenWrapper(BaseDatabaseWrapper):
             if connection is not None:
                 self.make_driver(self.settings_dict).close(connection)
             raise
+        finally:
+            self.__dict__.pop("init_connection_state", None)
         return self.connection
+
+    def open_for(self, pool: DatabasePool) -> Any:
+        """Open a connection for the pool, as a borrower would, and part from it."""
+        with self.wrap_database_errors:
+            connection = self._open()
+        self._opened(pool, connection)
+        self.connection = connection.owner = connection.holder = None
+        return connection
+
+    def _set_up(self, init_connection_state: Callable[[], None]) -> None:
+        """Send what sets a session up; what follows, by receivers, is each borrower's own."""
+        self.__dict__.pop("init_connection_state", None)
+        init_connection_state()
+        connection = self.connection
+        connection.owner = self._scope
+        connection.holder = self
+        connection.end_set_up()
 
     def _attach(self, connection: Any) -> None:
         """Take over a connection whose session is set up: the state that ``connect`` leaves."""
@@ -214,7 +218,8 @@ class GreenWrapper(BaseDatabaseWrapper):
         self.needs_rollback = False
         self.health_check_enabled = settings["CONN_HEALTH_CHECKS"]
         max_age = settings["CONN_MAX_AGE"]
-        self.close_at = None if max_age is None else time.monotonic() + max_age
+        # 0 is the default: it is over at once.
+        self.close_at = max_age and time.monotonic() + max_age
         self.closed_in_transaction = False
         self.errors_occurred = False
         self.health_check_done = True
@@ -232,11 +237,12 @@ class GreenWrapper(BaseDatabaseWrapper):
             and not self._is_connected()
         ):
             self.close()
-        self._suspect = True  # Django closes it there for one reason only
-        try:
-            super().close_if_health_check_failed()
-        finally:
-            self._suspect = False
+        if self.health_check_enabled and not self.health_check_done:
+            self._suspect = True  # Django closes it there for one reason only
+            try:
+                super().close_if_health_check_failed()
+            finally:
+                self._suspect = False
 
     def close_if_unusable_or_obsolete(self) -> None:
         self._judged = True  # closed there with errors_occurred still set: it is unusable
@@ -246,6 +252,7 @@ class GreenWrapper(BaseDatabaseWrapper):
             self._judged = False
 
     def set_autocommit(self, autocommit: bool, *args: Any, **kwargs: Any) -> None:
+        self._check_owner()
         # Django ends every atomic block with this. When its connection was lost it would connect again,
         # or raise InterfaceError in place of what had happened: a cancel during COMMIT was swallowed.
         if (
@@ -299,59 +306,17 @@ class GreenWrapper(BaseDatabaseWrapper):
         pool, self._pool = self._pool, None
         session, self._session = self._session, None
         if session is not None:
-            force = force or bool(session)  # with what it carries it is nobody else's
+            if connection is not None:
+                session.hand_over(connection)
             self._cursors.clear()
             if self._scope is not None:
                 self._scope.parked.pop(self, None)
         if connection is None:
             return
-        if pool is not None:
-            pool.release(connection, force)
-        else:
+        if pool is None:
             self.make_driver(self.settings_dict).close(connection)
-
-
-class _Checked:
-    """What a cursor does before it sends anything."""
-
-    db: GreenWrapper
-    cursor: Any
-
-    def _execute(self, sql: Any, params: Any, *args: Any) -> Any:
-        self.db.check_cursor(self.cursor)
-        if (session := self.db._session) is None:
-            return super()._execute(sql, params, *args)  # type: ignore[misc]
-        call = partial(super()._execute, sql, params, *args)  # type: ignore[misc]
-        return session.execute(self.cursor, sql, params, call)
-
-    def _executemany(self, sql: Any, *args: Any) -> Any:
-        self.db.check_cursor(self.cursor)
-        if (session := self.db._session) is not None and session.affects.search(sql):
-            session.lasting.add("executemany()")  # of many statements, which are not followed
-        return super()._executemany(sql, *args)  # type: ignore[misc]
-
-    def callproc(self, *args: Any, **kwargs: Any) -> Any:
-        self.db.check_cursor(self.cursor)
-        if self.db._session is not None:
-            self.db._session.lasting.add("CALL")
-        return super().callproc(*args, **kwargs)  # type: ignore[misc]
-
-    def close(self, *args: Any) -> None:
-        self.db._cursors.discard(self)
-        self.cursor.close(*args)
-
-
-class GreenCursor(_Checked, CursorWrapper):
-    """Django's cursor, which does not outlive its loan."""
-
-
-class GreenDebugCursor(_Checked, CursorDebugWrapper):
-    """The same, logging its queries."""
-
-
-def _describe_caller() -> str:
-    try:
-        task = asyncio.current_task()
-    except RuntimeError:
-        return "a thread outside greenlets"
-    return f"a coroutine outside any greenlet ({task.get_name()})" if task else "a callback"
+            return
+        try:
+            pool.release(connection, force)
+        finally:
+            connection.owner = connection.holder = None

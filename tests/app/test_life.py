@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 import socket
 import sqlite3
@@ -93,6 +94,19 @@ def test_the_sample_data_is_filled_in_where_it_is_missing(sqlite, tmp_path):
     assert third["fortune"] == first["fortune"]
 
 
+def test_several_processes_serve_one_database(environ, tmp_path):
+    with Server(environ, "--processes", "2", "--grace", "9") as server:
+        answers = server.get_at_once([f"/echo?token={n}&ms=1" for n in range(40)])
+        assert [answer.json["token"] for answer in answers] == [str(n) for n in range(40)]
+        assert {answer.status for answer in server.get_at_once(["/books/"] * 20)} == {200}
+        assert server.stop() == 0
+    served = set(re.findall(r" ([0-9]+) INFO tornado.access: 200 GET /books/", server.log))
+    assert served == set(re.findall(r"worker [01] started, process ([0-9]+)", server.log))
+    with Server(environ) as server:  # which finds what both have written at their end
+        paths = server.get("/api/access-records/paths").json["items"]
+    assert [each["views"] for each in paths if each["path"] == "/books/"] == [20]
+
+
 def run(environ: dict[str, str], *arguments: str) -> tuple[int, str]:
     """Run the application to its end and return the exit code and what it said."""
     process = start(environ, *arguments)
@@ -129,11 +143,18 @@ def test_a_wrong_setting_is_said_in_a_line(sqlite, environ, said):
     assert "Traceback" not in errors
 
 
-@pytest.mark.parametrize("port", ["-1", "65536", "http"])
-def test_a_wrong_port_is_refused(sqlite, port):
-    code, errors = run(sqlite, "--port", port)
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        *(("--port", value) for value in ("-1", "65536", "http")),
+        *(("--processes", value) for value in ("-1", "many")),
+        *(("--grace", value) for value in ("-1", "nan", "inf")),
+    ],
+)
+def test_a_wrong_option_is_refused(sqlite, option, value):
+    code, errors = run(sqlite, option, value)
     assert code == 2
-    assert "--port" in errors
+    assert f"argument {option}" in errors
 
 
 def test_debug_shows_tracebacks_and_otherwise_changes_nothing(sqlite):

@@ -51,9 +51,13 @@ async def serving(handler):
         await served.server.close_all_connections()
 
 
-@pytest.mark.parametrize("name", ["before", "after"])
+@pytest.mark.parametrize("name", ["before", "executor", "after"])
 def test_thread_pool(run, monkeypatch, name):
     module = load("migrating/threads.md", name, monkeypatch)
+    if name == "executor":  # what stood before, but for this one line
+        before = load("migrating/threads.md", "before", monkeypatch)
+        before.executor = module.executor
+        module = before
 
     async def main():
         pk = await make_book()

@@ -2,9 +2,12 @@
 
 import asyncio
 import threading
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from typing import Any
 
+import greenlet
 import pymysql
 from django.db import connections
 
@@ -47,11 +50,33 @@ class Turns:
         self._handle = self._loop.call_soon(self._turn)
 
 
+class Partings:
+    """Counts how often each greenlet gives way to the loop."""
+
+    def __init__(self) -> None:
+        self._counts: Counter[int] = Counter()
+
+    def __enter__(self) -> "Partings":
+        self._before = greenlet.settrace(self._trace)
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        greenlet.settrace(self._before)
+
+    def _trace(self, event: str, arguments: Any) -> None:
+        self._counts[id(arguments[0])] += 1
+
+    @property
+    def count(self) -> int:
+        """How often the running greenlet did."""
+        return self._counts[id(greenlet.getcurrent())]
+
+
 @contextmanager
 def parked(queries: int | None = None, using: str = "default") -> Iterator[list[str]]:
     """Run the block in the greenlet and yield the statements that it sends.
 
-    Each must let the loop turn and run in a greenlet, all on one connection and without a further
+    Each must park the greenlet and run in a greenlet, all on one connection and without a further
     thread; if `queries` is given, there must be so many.
     """
     sent: list[str] = []
@@ -61,15 +86,15 @@ def parked(queries: int | None = None, using: str = "default") -> Iterator[list[
     def watch(execute, sql, params, many, context):
         assert in_green(), f"outside greenlets: {sql}"
         sent.append(sql)
-        before = turns.count
+        before = partings.count
         result = execute(sql, params, many, context)
-        assert turns.count > before, f"the loop stood still: {sql}"
+        assert partings.count > before, f"the loop stood still: {sql}"
         ids.add(context["connection"].connection.thread_id())
         return result
 
     connection = connections[using]
     connection.ensure_connection()  # what sets a session up is not counted
-    with Turns() as turns, connection.execute_wrapper(watch):
+    with Partings() as partings, connection.execute_wrapper(watch):
         yield sent
     assert len(ids) <= 1, f"on several connections: {ids}"
     assert connection.connection is None or ids <= {connection.connection.thread_id()}

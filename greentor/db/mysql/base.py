@@ -7,10 +7,13 @@ from typing import Any
 
 from django.core.exceptions import ImproperlyConfigured
 from django.utils.functional import cached_property
+from pymysql.constants import SERVER_STATUS
 
 from greentor import bridge
 from greentor.db import handler, seams
+from greentor.db.mysql.connection import PooledConnection
 from greentor.db.mysql.kill import QueryKiller
+from greentor.db.mysql.residue import LASTS
 from greentor.db.mysql.session import MySQLSession
 from greentor.db.mysql.streaming import StreamingMixin
 from greentor.db.mysql.upstream import base
@@ -26,26 +29,41 @@ class ConnectionDriver:
 
     def __init__(self, autocommit: bool) -> None:
         self._autocommit = autocommit
+        self._clean_status = SERVER_STATUS.SERVER_STATUS_AUTOCOMMIT if autocommit else 0
 
-    def is_open(self, connection: driver.Connection) -> bool:
+    def is_open(self, connection: PooledConnection) -> bool:
         return connection.alive
 
-    def is_clean(self, connection: driver.Connection) -> bool:
+    def is_clean(self, connection: PooledConnection) -> bool:
         return (
-            connection.quiet
-            and not connection.in_transaction
-            and connection.get_autocommit() == self._autocommit
+            connection.server_status & _STATUS == self._clean_status
+            and not connection.left
+            and connection.quiet
         )
 
-    def reset(self, connection: driver.Connection) -> None:
-        if connection.quiet:
+    def reset(self, connection: PooledConnection) -> None:
+        if not connection.quiet or connection.left & LASTS:
+            return
+        if connection.left:
+            connection.reset_session()
+        else:  # also where no transaction seems to be open: to switch autocommit on is to commit
             connection.rollback()
+        connection.autocommit(self._autocommit)
 
-    def close(self, connection: driver.Connection) -> None:
+    def ping(self, connection: PooledConnection, timeout: float) -> None:
+        connection.owner = bridge.current_green("a ping").frame.scope
+        before, connection._read_timeout = connection._read_timeout, timeout
+        try:
+            connection.ping(reconnect=False)
+        finally:
+            connection._read_timeout = before
+
+    def close(self, connection: PooledConnection) -> None:
         if not connection._closed:
             connection.close()
 
 
+_STATUS = SERVER_STATUS.SERVER_STATUS_AUTOCOMMIT | SERVER_STATUS.SERVER_STATUS_IN_TRANS
 _drivers = {autocommit: ConnectionDriver(autocommit) for autocommit in (True, False)}
 
 
@@ -65,19 +83,22 @@ class DatabaseWrapper(StreamingMixin, GreenWrapper, _DjangoWrapper):  # type: ig
         return params
 
     def get_new_connection(self, conn_params: dict[str, Any]) -> driver.Connection:
-        return driver.connect(**conn_params)
+        if not bridge.in_green():
+            return driver.connect(**conn_params)
+        return PooledConnection(**conn_params)
 
-    def _borrowed(self, pool: DatabasePool, connection: Any, fresh: bool) -> None:
-        super()._borrowed(pool, connection, fresh)
-        if fresh and self.settings_dict["OPTIONS"].get("kill_on_cancel", True):
+    def _opened(self, pool: DatabasePool, connection: Any) -> None:
+        if self.settings_dict["OPTIONS"].get("kill_on_cancel", True):
             killer = pool.memo.get("query_killer")
             if killer is None:
                 killer = pool.memo["query_killer"] = QueryKiller(pool, self)
             connection.on_abandoned = killer.abandon
 
-    def connect_kept(self, pool: DatabasePool) -> None:
-        """Borrow a connection opened on the slot that ``pool.write_off`` has kept."""
-        self._borrowed(pool, pool.acquire_kept(self._open), True)
+    def connect_kept(self, pool: DatabasePool, patience: float) -> bool:
+        """Do as ``pool.acquire_kept``; return whether that took one of the kept slots."""
+        connection, fresh, took = pool.acquire_kept(self._open, patience)
+        self._borrowed(pool, connection, fresh)
+        return took
 
     def is_usable(self) -> bool:
         if self.connection is None:

@@ -4,8 +4,11 @@ A query that was cancelled, or ran into a timeout, takes its connection with it,
 holding locks and a place among ``max_connections``. A side connection tells it to stop.
 
 Invariants
-- One side connection for each pool at a time. It takes the place of a connection that was abandoned, so
-  the pool's bound holds, and stays in the pool when its work is done.
+- The place of a connection that was abandoned is free when the server has let go of it, not before: else
+  there would be more connections to the server than the pool may have.
+- One side connection for each pool at a time: an idle one, or the next to come back, before all who wait for
+  one. Only if none comes soon, or all are abandoned, it is opened in addition, in place of one of those. It
+  stays in the pool when its work is done.
 - Whoever cancels waits for nothing.
 - Only what is certainly ours is killed: the server must show the id with our own address and port. Behind a
   proxy, or on another node of a cluster, the same id is a stranger's; then nothing is killed, and said once.
@@ -32,7 +35,11 @@ if TYPE_CHECKING:
 logger = logging.getLogger("greentor.db")
 
 #: seconds in which the side connection must have done its work
-TIMEOUT = 30
+TIMEOUT = 10
+#: seconds for which a connection of the pool is waited for, to be the side connection
+PATIENCE = 0.1
+#: seconds that the server gets to let go of a connection whose query was ended
+LET_GO = 0.5
 
 _NO_SUCH_THREAD = 1094
 
@@ -47,30 +54,38 @@ class QueryKiller:
         self._loop = asyncio.get_running_loop()
         self._abandoned: list[Abandoned] = []
         self._task: asyncio.Task[None] | None = None
-        self._has_slot = False  # that the pool has kept for the side connection
+        self._kept = 0  # places of abandoned connections that are not free yet
         self._has_warned = False
 
     def abandon(self, connection: Connection, abandoned: Abandoned) -> None:
-        """Pass the slot of ``connection`` on, and have its query ended."""
+        """Have the query of ``connection`` ended, and then its place given to somebody else."""
         if asyncio._get_running_loop() is not self._loop:
             return  # collected after its end
-        start = self._task is None
-        if not self._pool.write_off(connection, keep_slot=start):
+        if not self._pool.write_off(connection, keep_slot=True):
             return
+        self._kept += 1
         self._abandoned.append(abandoned)
-        if start:
-            self._has_slot = True
+        if self._task is None:
             name = f"killing abandoned queries on {self._pool.name!r}"
             run = bridge.run_in_scope(name, self._run)
             # Nothing of the context in which a request was cancelled is to outlive it here.
             self._task = self._loop.create_task(run, name=name, context=Context())
+            self._pool.work.add(self._task)
             self._task.add_done_callback(self._ended)
 
     def _ended(self, task: asyncio.Task[None]) -> None:
+        self._pool.work.discard(task)
         if self._task is task:  # it was cancelled before it began
-            self._task = None
-        if self._has_slot and self._task is None:
-            self._has_slot = False
+            self._end()
+
+    def _end(self) -> None:
+        self._task = None
+        self._abandoned.clear()
+        self._free(self._kept)
+
+    def _free(self, count: int) -> None:
+        for _ in range(count):
+            self._kept -= 1
             self._pool.free_kept()
 
     def _run(self) -> None:
@@ -78,29 +93,34 @@ class QueryKiller:
         wrapper.enter_scope(bridge.current_green("killing a query").frame.scope)
         try:
             with waits.timeout(TIMEOUT), wrapper.wrap_database_errors:
-                self._has_slot = False
-                wrapper.connect_kept(self._pool)
+                taken = int(wrapper.connect_kept(self._pool, PATIENCE))
+                self._kept -= taken
                 while self._abandoned:
                     batch, self._abandoned = self._abandoned, []
                     self._kill(wrapper, batch)
+                    self._free(len(batch) - taken)
+                    taken = 0
         except (Error, OSError, PoolClosed) as exc:
             logger.warning("%r: could not end abandoned queries: %s", self._pool, exc)
         finally:
-            self._abandoned.clear()
-            self._task = None
+            self._end()
 
     def _kill(self, wrapper: DatabaseWrapper, batch: Iterable[Abandoned]) -> None:
         with wrapper.cursor() as cursor:
-            cursor.execute("SHOW PROCESSLIST")
-            hosts = {row[0]: row[2] for row in cursor.fetchall()}
+            hosts = _hosts(cursor)
             own = wrapper.connection
             seen = hosts.get(own.thread_id(), "")
             if not is_ours(seen, own._stream.address, seen):
                 self._warn(seen, own._stream.address)
                 return
-            for abandoned in batch:
-                if is_ours(hosts.get(abandoned.id, ""), abandoned.address, seen):
-                    self._kill_one(cursor, abandoned)
+            left = _ours(batch, hosts, seen)
+            for abandoned in left:
+                self._kill_one(cursor, abandoned)
+            pause = 0.001
+            while left and pause < LET_GO:
+                waits.sleep(pause)
+                pause *= 2
+                left = _ours(left, _hosts(cursor), seen)
 
     def _kill_one(self, cursor: Any, abandoned: Abandoned) -> None:
         try:
@@ -121,6 +141,15 @@ class QueryKiller:
                 seen or "nobody",
                 address,
             )
+
+
+def _hosts(cursor: Any) -> dict[int, str]:
+    cursor.execute("SHOW PROCESSLIST")
+    return {row[0]: row[2] for row in cursor.fetchall()}
+
+
+def _ours(batch: Iterable[Abandoned], hosts: dict[int, str], own: str) -> list[Abandoned]:
+    return [each for each in batch if is_ours(hosts.get(each.id, ""), each.address, own)]
 
 
 def is_ours(shown: str, address: Any, own: str) -> bool:

@@ -98,6 +98,7 @@ class MySQLSession(SessionState):
         self.tables: set[str] = set()
         self.prepared: set[str] = set()
         self.next_transaction = False
+        self.left = 0  # what its connection has noted of the statements that were followed
         self._before: dict[str, str] = {}
 
     def __bool__(self) -> bool:
@@ -122,6 +123,19 @@ class MySQLSession(SessionState):
     def follow(
         self, cursor: Any, sql: str, params: Any, call: Callable[[], Any], found: re.Match[str]
     ) -> Any:
+        connection = cursor.connection
+        before, connection.left = connection.left, 0
+        try:
+            return self._follow(cursor, sql, params, call)
+        finally:  # from here on it is known here, and better
+            self.left |= connection.left
+            connection.left = before
+
+    def hand_over(self, connection: Any) -> None:
+        if self:
+            connection.left |= self.left
+
+    def _follow(self, cursor: Any, sql: str, params: Any, call: Callable[[], Any]) -> Any:
         text = cursor.mogrify(sql, params)
         if lasts := _lasting.match(text):
             self.lasting.add(" ".join(lasts.group().split()))

@@ -15,6 +15,7 @@ from django.db import ProgrammingError
 from pymysql import err
 from pymysql.cursors import SSCursor
 
+from greentor import bridge
 from greentor.db.mysql.upstream import base
 
 
@@ -60,7 +61,11 @@ class StreamingMixin:
 
     def create_cursor(self, name: Any = None) -> Any:
         if name is None:
-            return super().create_cursor()  # type: ignore[misc]
+            if self.connection is None or not bridge.in_green():
+                return super().create_cursor()  # type: ignore[misc]
+            return base.CursorWrapper(
+                self.connection.cursor()
+            )  # as Django's, which looks for a loop
         self.refuse_while_streaming()
         self._stream = self.connection.cursor(StreamCursor)
         return base.CursorWrapper(self._stream)
@@ -78,7 +83,7 @@ class StreamingMixin:
 
     def check_cursor(self, cursor: Any) -> None:
         super().check_cursor(cursor)  # type: ignore[misc]
-        if self._stream is not None and getattr(cursor, "cursor", None) is not self._stream:
+        if self._stream is not None and cursor.cursor.cursor is not self._stream:
             self.refuse_while_streaming()
 
     def _set_autocommit(self, autocommit: bool) -> None:
@@ -93,11 +98,7 @@ class StreamingMixin:
         self._end_stream()
         super()._rollback()  # type: ignore[misc]
 
-    def _give_back(self, force: bool) -> None:
-        self._stream = None
-        super()._give_back(force)  # type: ignore[misc]
-
     def _end_stream(self) -> None:
         stream, self._stream = self._stream, None
-        if stream is not None and stream.unread:
+        if stream is not None and stream.connection is self.connection and stream.unread:
             stream.close()  # reads on to the end of the result

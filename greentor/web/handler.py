@@ -11,24 +11,27 @@ Invariants
 from __future__ import annotations
 
 import asyncio
-import functools
 import inspect
 import logging
-from collections.abc import Awaitable, Callable, Generator
 from contextvars import Context, copy_context
 from typing import Any
 
 from django.core.exceptions import BadRequest, PermissionDenied, SuspiciousOperation
 from django.core.signals import request_finished, request_started
+from django.db import OperationalError
 from django.http import Http404
 from greenlet import GreenletExit
-from tornado import gen
+from pymysql.constants import CR, ER
 from tornado.httputil import HTTPServerRequest
-from tornado.web import Application, HTTPError
+from tornado.web import Application, HTTPError, RequestHandler
 
-from greentor import bridge, holding
-from greentor.atomic_requests import AtomicRequests
+from greentor import bridge, holding, recording
+from greentor.bridge import DeadlineExceeded
 from greentor.pool import PoolTimeout
+from greentor.web import draining, routes
+from greentor.web.coroutines import stepped
+from greentor.web.interrupting import CLIENT_GONE, Interruptible
+from greentor.web.streaming import in_scope
 
 logger = logging.getLogger("greentor.web")
 
@@ -39,28 +42,39 @@ STATUS: dict[type[Exception], int] = {
     BadRequest: 400,
     SuspiciousOperation: 400,
     PoolTimeout: 503,
+    DeadlineExceeded: 504,
 }
+
+#: what an OperationalError says if nobody can have a connection: that is 503, too
+UNAVAILABLE = frozenset(
+    {
+        CR.CR_CONNECTION_ERROR,
+        CR.CR_CONN_HOST_ERROR,
+        ER.CON_COUNT_ERROR,
+        ER.SERVER_SHUTDOWN,
+        ER.TOO_MANY_USER_CONNECTIONS,
+    }
+)
 
 #: seconds after which a client that was refused a connection should try again
 RETRY_AFTER = 1
 
-_running: set[BaseRequestHandler] = set()
-_idle: list[asyncio.Future[None]] = []
 
-
-class BaseRequestHandler(AtomicRequests):
+class BaseRequestHandler(Interruptible):
     """A RequestHandler whose methods, sync or async, may use the Django ORM as they stand.
 
     The ORM works in everything from ``initialize`` on, ``data_received`` included. It is refused in
     ``__init__``, which Tornado calls before the request has a greenlet, and in
     ``on_connection_close``, which it calls from the connection's task: use `greentor.spawn` there.
-    Django's Http404, PermissionDenied and BadRequest become 404, 403 and 400; an empty pool becomes
-    503 with ``Retry-After``.
+    Django's Http404, PermissionDenied and BadRequest become 404, 403 and 400; an empty pool, or a
+    database that cannot be reached, becomes 503 with ``Retry-After``, and a deadline that nobody has
+    caught 504.
     """
 
     #: how long the request keeps its connections: see `greentor.holding`; None leaves it to each database
     hold: str | None = None
 
+    _in_greenlet: tuple[str, ...] = ("prepare",)  # methods that run there, besides the verbs
     _retry_after: int | None = None
     _context: Context  # of the request, while its body is streamed
 
@@ -68,14 +82,17 @@ class BaseRequestHandler(AtomicRequests):
         super().__init_subclass__(**kwargs)
         if cls.hold is not None:
             holding.check(cls.hold, f"{cls.__qualname__}.hold")
-        for name in ("prepare", *(method.lower() for method in cls.SUPPORTED_METHODS)):
+        for name in (*cls._in_greenlet, *(method.lower() for method in cls.SUPPORTED_METHODS)):
             method = getattr(cls, name, None)
             if method is not None and getattr(method, "__tornado_coroutine__", False):
                 generator = getattr(method, "__wrapped__", None)
                 if inspect.isgeneratorfunction(generator):
-                    setattr(cls, name, _stepped(method, generator))
-        if "data_received" in vars(cls):
-            cls.data_received = _in_scope(cls.data_received)  # type: ignore[method-assign]
+                    setattr(cls, name, stepped(method, generator))
+        received: Any = cls.data_received
+        if received is not RequestHandler.data_received and not hasattr(
+            received, "_greentor_wrapped"
+        ):
+            cls.data_received = in_scope(received)  # type: ignore[method-assign]
 
     def __init__(self, application: Application, request: HTTPServerRequest, **kwargs: Any) -> None:
         # Tornado's __init__ ends with initialize(**kwargs), too early to have a greenlet.
@@ -86,14 +103,14 @@ class BaseRequestHandler(AtomicRequests):
 
     async def _execute(self, transforms: list[Any], *args: bytes, **kwargs: bytes) -> None:
         self._transforms = transforms
-        _running.add(self)
+        draining.enter(self)
+        self._begin()
         try:
             name = f"{self.request.method} {self.request.path}"
             await bridge.run_in_scope(name, self._execute_green, args, kwargs)
         finally:
-            _running.discard(self)
-            if not _running:
-                _wake_drains()
+            self._end()
+            draining.leave(self)
 
     def _execute_green(self, args: tuple[bytes, ...], kwargs: dict[str, bytes]) -> None:
         transforms = self._transforms or []
@@ -113,6 +130,8 @@ class BaseRequestHandler(AtomicRequests):
             bridge.await_(super()._execute(transforms, *args, **kwargs))
         except (GreenletExit, asyncio.CancelledError):
             self._answer_killed()
+            if self._receiving is not None and not bridge.is_dying():
+                self._receiving.cancel()  # else its scope would wait for it
             raise
         finally:
             self._unwrap_verb(verb)
@@ -127,26 +146,42 @@ class BaseRequestHandler(AtomicRequests):
         """Give the client of an interrupted request an end, without waiting for anything."""
         if self._finished:
             return
+        status = self._interruption or 500
         try:
             if self._headers_written:
                 self._break_off()
+            elif status == CLIENT_GONE:
+                self._finish_unheard()
             else:
                 self.clear()
-                self.set_status(500)
-                self.finish("500: the request was interrupted\n")
+                self.set_status(status)
+                self.finish(f"{status}: the request was interrupted\n")
         except Exception:
             logger.exception("no answer could be sent for %r", self.request)
 
     def _break_off(self) -> None:
         """Close the connection under half an answer: an orderly end would pass for the whole."""
-        logger.error("%s %s: broken off in its answer", self.request.method, self.request.path)
+        if self._interruption == CLIENT_GONE:
+            self.set_status(CLIENT_GONE, "Client Closed Request")  # for the log
+        else:
+            logger.error("%s %s: broken off in its answer", self.request.method, self.request.path)
         self.detach().close()
         self._log()
         self.on_finish()
 
+    def _finish_unheard(self) -> None:
+        """End a request whose client has gone, without asking for an error page."""
+        self.clear()
+        self.set_status(CLIENT_GONE, "Client Closed Request")
+        self.finish()
+
     def send_error(self, status_code: int = 500, **kwargs: Any) -> None:
+        if status_code == 500 and self._interruption is not None:
+            status_code = self._interruption  # Tornado knows of the cancel alone
         if self._headers_written and not self._finished:
             self._break_off()
+        elif status_code == CLIENT_GONE:
+            self._finish_unheard()
         else:
             super().send_error(status_code, **kwargs)
 
@@ -154,15 +189,22 @@ class BaseRequestHandler(AtomicRequests):
         while isinstance(e, BaseExceptionGroup) and len(e.exceptions) == 1:
             e = e.exceptions[0]  # out of a TaskGroup
         status = next((code for cls, code in STATUS.items() if isinstance(e, cls)), None)
+        if isinstance(e, OperationalError) and e.args and e.args[0] in UNAVAILABLE:
+            status = 503
         if status is None:
             super()._handle_request_exception(e)
             return
-        if isinstance(e, PoolTimeout):
+        if isinstance(e, PoolTimeout | OperationalError):
             self._retry_after = RETRY_AFTER
         try:
             raise HTTPError(status, str(e) or None) from e
         except HTTPError as error:
             super()._handle_request_exception(error)
+
+    def _log(self) -> None:
+        super()._log()
+        if recording.active:
+            routes.record(self)
 
     def clear(self) -> None:
         # send_error() begins with this, so that write_error() finds the header in place.
@@ -173,81 +215,3 @@ class BaseRequestHandler(AtomicRequests):
 
 def _not_yet(**kwargs: Any) -> None:
     """Stand in for ``initialize`` until the request has its greenlet."""
-
-
-def _in_scope(data_received: Callable[..., Any]) -> Callable[..., Any]:
-    """Run ``data_received``, which Tornado calls from the connection's task, for the request's.
-
-    In a helper greenlet on its scope: the request's own is parked until the body is there.
-    """
-
-    @functools.wraps(data_received)
-    def method(self: BaseRequestHandler, chunk: bytes) -> asyncio.Task[Any]:
-        call = bridge.run_green(data_received, self, chunk)
-        return asyncio.get_running_loop().create_task(call, context=self._context.copy())
-
-    return method
-
-
-def _stepped(
-    coroutine: Callable[..., Any], generator_function: Callable[..., Generator[Any, Any, Any]]
-) -> Callable[..., Any]:
-    """Run the body of a ``@gen.coroutine`` as an async function.
-
-    Tornado's own runner resumes it from the loop after the first ``yield``, outside the greenlet.
-    """
-
-    @functools.wraps(coroutine)  # with what other decorators have marked it with
-    async def method(*args: Any, **kwargs: Any) -> Any:
-        generator = generator_function(*args, **kwargs)
-        try:
-            item = next(generator)
-            while True:
-                try:
-                    value = await _wait_for(item)
-                except (Exception, asyncio.CancelledError) as exc:
-                    item = generator.throw(exc)
-                else:
-                    item = generator.send(value)
-        except (StopIteration, gen.Return) as stop:
-            return stop.value
-        finally:
-            generator.close()
-
-    return method
-
-
-async def _wait_for(item: Any) -> Any:
-    """Wait for whatever a ``@gen.coroutine`` may yield."""
-    if inspect.iscoroutine(item):
-        return await item
-    future = gen.convert_yielded(item)
-    if isinstance(future, Awaitable):
-        return await future
-    await asyncio.sleep(0)  # gen.moment, None: just let the loop run
-    return None
-
-
-async def drain(timeout: float) -> int:
-    """Wait until no `BaseRequestHandler` is at work, at most ``timeout`` seconds.
-
-    Return how many still are: call it between stopping the server and closing its connections.
-    """
-    if _running:
-        idle = asyncio.get_running_loop().create_future()
-        _idle.append(idle)
-        try:
-            await asyncio.wait_for(idle, timeout)
-        except TimeoutError:
-            pass
-        finally:
-            if idle in _idle:
-                _idle.remove(idle)
-    return len(_running)
-
-
-def _wake_drains() -> None:
-    while _idle:
-        idle = _idle.pop()
-        if not idle.done():
-            idle.set_result(None)

@@ -1,0 +1,98 @@
+"""Django's cursors, on a connection that is only lent: each belongs to the scope in which it was opened.
+
+Invariants
+- A cursor that is used in another scope, or after its connection was given back, is refused by name before
+  a byte is written, and before a row is read.
+- Held per transaction, what a statement leaves in its session is followed (`greentor.db.session`).
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from django.db.backends.utils import CursorDebugWrapper, CursorWrapper
+
+from greentor.db.recorded import Recorded
+
+if TYPE_CHECKING:
+    from greentor.db.owned import OwnedWrapper
+    from greentor.scope import Scope
+
+
+class OwnedCursor:
+    """What a cursor does before it sends or reads anything."""
+
+    cursor: Any
+    db: OwnedWrapper
+
+    def __init__(self, cursor: Any, db: OwnedWrapper) -> None:
+        self.cursor = cursor
+        self.db = db
+        #: the scope and the connection for which it was opened
+        self.scope: Scope | None = db._scope
+        self.loan = db.connection
+
+    def _execute(self, sql: Any, params: Any, *args: Any) -> Any:
+        db = self.db
+        db.check_cursor(self)
+        if (session := db._session) is None:
+            return super()._execute(sql, params, *args)  # type: ignore[misc]
+        call = partial(super()._execute, sql, params, *args)  # type: ignore[misc]
+        return session.execute(self.cursor, sql, params, call)
+
+    def _executemany(self, sql: Any, *args: Any) -> Any:
+        self.db.check_cursor(self)
+        if (session := self.db._session) is not None and session.affects.search(sql):
+            session.lasting.add("executemany()")  # of many statements, which are not followed
+        return super()._executemany(sql, *args)  # type: ignore[misc]
+
+    def callproc(self, *args: Any, **kwargs: Any) -> Any:
+        self.db.check_cursor(self)
+        if self.db._session is not None:
+            self.db._session.lasting.add("CALL")
+        return super().callproc(*args, **kwargs)  # type: ignore[misc]
+
+    def fetchone(self) -> Any:
+        db = self.db
+        db.check_reader(self)
+        with db.wrap_database_errors:
+            return self.cursor.fetchone()
+
+    def fetchmany(self, *args: Any) -> Any:
+        db = self.db
+        db.check_reader(self)
+        with db.wrap_database_errors:
+            return self.cursor.fetchmany(*args)
+
+    def fetchall(self) -> Any:
+        db = self.db
+        db.check_reader(self)
+        with db.wrap_database_errors:
+            return self.cursor.fetchall()
+
+    def nextset(self) -> Any:
+        db = self.db
+        db.check_reader(self)
+        with db.wrap_database_errors:
+            return self.cursor.nextset()
+
+    def __iter__(self) -> Any:
+        db = self.db
+        db.check_reader(self)
+        with db.wrap_database_errors:
+            for row in self.cursor:
+                yield row
+                db.check_reader(self)
+
+    def close(self, *args: Any) -> None:
+        self.db._cursors.discard(self)
+        self.cursor.close(*args)
+
+
+class GreenCursor(OwnedCursor, Recorded, CursorWrapper):
+    """Django's cursor, which does not outlive its loan."""
+
+
+class GreenDebugCursor(OwnedCursor, Recorded, CursorDebugWrapper):
+    """The same, logging its queries."""
