@@ -9,7 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from bench.fire.load import Tally, even, send
+from bench.fire.load import Tally, even, fill, send
 from bench.fire.report import Result, slope
 from bench.fire.serving import Fire, fire
 from tests.mariadb import MariaDB
@@ -33,8 +33,8 @@ LEFT = re.compile(
     r"ResourceWarning|never retrieved|was destroyed but it is pending|never awaited"
     r"|Exception ignored|RuntimeWarning"
 )
-#: bytes by which the traced memory may grow with each request
-GROWTH = 10
+#: bytes by which the traced memory may grow with each request: it does so in steps, when tables are enlarged
+GROWTH = 20
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -43,7 +43,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--requests", type=int, default=4000, help="under -X dev")
     parser.add_argument("--traced", type=int, default=20_000, help="requests under tracemalloc")
-    parser.add_argument("--batches", type=int, default=10)
+    parser.add_argument("--batches", type=int, default=20)
     parser.add_argument("--clients", type=int, default=32)
 
 
@@ -97,6 +97,7 @@ def traced(server: Fire, options: argparse.Namespace, result: Result) -> None:
     at, totals, grown = [], [], []
     for batch in range(options.batches):
         asyncio.run(send(server.port, mix, size, options.clients, tally, first=batch * size))
+        asyncio.run(fill(server.port, POOL))
         server.quiet()
         # The first look is to be a base, and so is the one at half time: what has grown since is told.
         found = server.ask("POST") if batch in (options.batches // 2, options.batches - 1) else None

@@ -21,8 +21,14 @@ import greentor
 from app.models import World
 from greentor.web import BaseRequestHandler, GreenWebSocketHandler
 
-#: seconds: how long the database keeps a request, and after which it is interrupted
-NAP, INTERRUPTION = 0.05, 0.02
+#: seconds that the database keeps a request
+NAP = 0.05
+#: the same for one that is interrupted, and after which. It is so much longer for a machine that is busy: an
+#: answer that came first is no fault, nor is a row if the interruption strikes at the COMMIT
+LONG, INTERRUPTION = 1.0, 0.02
+
+#: of a request with a token: how much there is to count, and seconds that it keeps its connection besides
+ROWS, PAUSE = 5000, 0.005
 
 on_commit: Counter[str] = Counter()
 
@@ -43,9 +49,9 @@ def commit(kind: str, token: str) -> None:
         write(kind, token)
 
 
-def nap() -> None:
+def nap(seconds: float = LONG) -> None:
     with connection.cursor() as cursor:
-        cursor.execute("SELECT SLEEP(%s)", [NAP])
+        cursor.execute("SELECT SLEEP(%s)", [seconds])
 
 
 def look() -> None:
@@ -157,7 +163,9 @@ class Unheard(Fault):
     """Goes on without its client."""
 
     def get(self) -> None:
-        self.write_and_nap()
+        with transaction.atomic():
+            write(self.kind, self.token)
+            nap(NAP)
         self.write("nobody hears it")
 
 
@@ -171,7 +179,7 @@ class GoneCoroutine(Fault):
         yield gen.moment
         with transaction.atomic():
             write(self.kind, self.token)
-            yield gen.sleep(NAP)
+            yield gen.sleep(LONG)
 
 
 class Abandoned(Fault):
@@ -247,7 +255,7 @@ class Socket(GreenWebSocketHandler):
             write("socket", str(message))
             if str(message).startswith("raise"):
                 raise Planned
-            nap()
+            nap(NAP)
         self.write_message(message)
 
     def on_close(self) -> None:
@@ -278,10 +286,12 @@ class Token(Fault):
                 if shape == "write":
                     write(shape, token)
                 found = self.ask(token)
+                greentor.sleep(PAUSE)
                 if self.ask(token) != found:
                     raise AssertionError("another answer within a transaction")
         else:
             found = self.ask(token)
+            greentor.sleep(PAUSE)
             if shape == "two":
                 found = self.ask(found)
         self.answer({"token": found})
@@ -298,7 +308,8 @@ class Token(Fault):
         if not connection.in_atomic_block:
             self.note()
         with connection.cursor() as cursor:
-            cursor.execute("SELECT %s, CONNECTION_ID(), SLEEP(0.005)", [token])
+            # No SLEEP() here: now and then, KILL makes all of them in a MariaDB sleep for 2 s.
+            cursor.execute(f"SELECT %s, CONNECTION_ID(), COUNT(*) FROM seq_1_to_{ROWS}", [token])
             (answer, number, _) = cursor.fetchone()
         if number not in self.held:
             raise AssertionError(f"on connection {number}, not one of {list(self.held)}")

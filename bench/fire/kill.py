@@ -35,6 +35,8 @@ NOTICE = 0.05
 #: seconds that a client waits after it was refused, less than the Retry-After that it is told
 PAUSE = 0.2
 AFTER = 1000
+#: seconds from one kill to the next
+INTERVAL = 1 / 20
 
 
 @dataclass
@@ -134,7 +136,7 @@ def trial(options: argparse.Namespace, out: Path) -> Result:
 
 @dataclass(frozen=True)
 class Kill:
-    """A connection was killed between these times."""
+    """A connection was killed: when it was asked for, and when the server had let go of it."""
 
     begin: float
     end: float
@@ -146,9 +148,9 @@ async def killing(server: Fire, options: argparse.Namespace, result: Result) -> 
     work = asyncio.create_task(clients.run())
     chance = random.Random(1)
     start = time.monotonic()
-    while time.monotonic() < start + options.seconds:
+    while (now := time.monotonic()) < start + options.seconds:
         await asyncio.to_thread(kill_one, server.mariadb, chance, kills)
-        await asyncio.sleep(start + (len(kills) + 1) / 20 - time.monotonic())
+        await asyncio.sleep(max(0.0, now + INTERVAL - time.monotonic()))
     clients.stopped = True
     await work
     failures = [reply for reply in clients.replies if not reply.right]
@@ -180,6 +182,9 @@ def kill_one(mariadb: MariaDB, chance: random.Random, kills: dict[int, Kill]) ->
         mariadb.execute(f"KILL CONNECTION {number}")
     except pymysql.err.OperationalError:  # it has gone by itself
         return
+    left = "SELECT 1 FROM information_schema.PROCESSLIST WHERE ID = %s"
+    while mariadb.execute(left, number) and time.monotonic() < begin + 1:
+        time.sleep(0.002)
     kills[number] = Kill(begin, time.monotonic())
 
 

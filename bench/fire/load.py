@@ -139,6 +139,11 @@ def even(share: float) -> dict[str, float]:
     return {**dict.fromkeys(FAULTS, share), "normal": rest / 2, "db": rest / 2}
 
 
+async def fill(port: int, pool: int) -> None:
+    """Have all connections of a pool open, so that how many are idle makes no difference."""
+    await send(port, {"sleep": 1}, 2 * pool, 2 * pool, Tally())
+
+
 async def send(
     port: int,
     mix: Mapping[str, float],

@@ -24,6 +24,7 @@ from tornado.web import Application, RequestHandler
 
 import greentor
 from app.server import flush, loop_factory, prepare, say_where
+from greentor import stacks
 from greentor.bridge import Green
 from greentor.serving import serve
 
@@ -96,6 +97,12 @@ class Probe(RequestHandler):
             gc.collect()
         self.write(held(count=collect))
 
+    def delete(self) -> None:
+        """Tell where each greenlet stands: for one who looks for what hangs."""
+        loop = asyncio.get_running_loop()
+        found = [(task.get_name(), stacks.locate(g)) for task, g in stacks.greenlets(loop)]
+        self.write({"greenlets": [f"{name}: {position}" for name, position in found]})
+
     def put(self) -> None:
         """Tell how much memory is traced."""
         gc.collect()
@@ -165,6 +172,7 @@ def held(count: bool) -> dict[str, Any]:
             "resets": pool.resets,
             "kills": pool.kills,
             "wait p99": pool.wait.p99,
+            "longest_hold": pool.longest_hold,
         },
     }
 

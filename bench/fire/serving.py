@@ -77,7 +77,11 @@ def fire(
     url = mariadb.url(DATABASE)
     if port is not None:
         url = url.replace(f":{mariadb.port}/", f":{port}/")
-    environ = {**os.environ, "DATABASE_URL": f"{url}?ssl_disabled=1&{query}"}
+    environ = {
+        **os.environ,
+        "DJANGO_SETTINGS_MODULE": "app.settings",
+        "DATABASE_URL": f"{url}?ssl_disabled=1&{query}",
+    }
     command = [sys.executable, *python, "-m", "bench.fire.program", *arguments]
     with log.open("w") as file:
         process = subprocess.Popen(
@@ -88,3 +92,6 @@ def fire(
                 yield Fire(server.process, server.port, mariadb, log)
         except RuntimeError as error:
             raise RuntimeError(f"{error}: see {log}") from None
+        finally:
+            assert process.stdout is not None
+            process.stdout.close()

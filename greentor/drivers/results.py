@@ -32,7 +32,9 @@ _header = struct.Struct("<I").unpack_from
 _ok_status = struct.Struct("<HH").unpack_from
 _eof_status = struct.Struct("<hH").unpack_from  # signed, as PyMySQL reads the number of warnings
 
-_BUILT_IN = {id(converter) for converter in converters.decoders.values()}
+_BUILT_IN = {
+    id(converter) for converter in (*converters.decoders.values(), converters.convert_time)
+}
 
 
 def _number(data: bytes, pos: int) -> tuple[int, int]:
