@@ -125,7 +125,9 @@ class GreenWrapper(OwnedWrapper):
     # --- the connection -----------------------------------------------------------------------
 
     def ensure_connection(self) -> None:
-        if self.connection is not None or not bridge.in_green():
+        if self.connection is not None:
+            return
+        if not bridge.in_green():
             super().ensure_connection()
             return
         # As Django's, which looks for an event loop before.

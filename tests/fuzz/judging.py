@@ -180,6 +180,8 @@ class Judge:
                 same = (seen.error, seen.args) == (expected.error, expected.args)
                 # At a value that PyMySQL cannot take, it may go on and fail in another way.
                 stricter = seen.error is err.DataError and seen.args[0] == MALFORMED
+                # And what the application raised in its place is hidden if closing the cursor fails, too.
+                stricter |= seen.error is Refused
                 if alike and not (made.spoiled or same or stricter):
                     verdict.wrong.append(different(seen, expected))
                 if seen.error is err.OperationalError and seen.args[0] == MALFORMED and seen.open:
