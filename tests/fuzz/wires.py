@@ -57,6 +57,11 @@ class Server:
         self.heard = bytearray()
         self.said = 0
 
+    @property
+    def awaits_file(self) -> bool:
+        """Whether a thread of the client's may be at work: it gets its turn when the machine is not busy."""
+        return bool(self._steps) and self._steps[0].at_end_of_file
+
     def greet(self) -> list[bytes]:
         return self._send(self._steps.popleft(), 0) if self._steps else []
 
@@ -171,7 +176,8 @@ class Transport(asyncio.Transport):
         elif self._wire.waiting():
             self._idle += 1
             idle, wire = self._idle, self._wire
-            if idle == TURNS and wire.patient:
+            reads_file = wire.server.awaits_file and TURNS <= idle < TURNS + 40
+            if wire.patient and (idle == TURNS or reads_file):
                 self._running = True
                 self._timer = self._loop.call_later(PATIENCE, self._turn)
             elif idle <= TURNS:
