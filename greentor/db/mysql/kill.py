@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable
 from contextvars import Context
 from typing import TYPE_CHECKING, Any
 
@@ -34,12 +33,14 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("greentor.db")
 
-#: seconds in which the side connection must have done its work
+#: seconds in which the side connection must be there, and then have an answer
 TIMEOUT = 10
 #: seconds for which a connection of the pool is waited for, to be the side connection
-PATIENCE = 0.1
+PATIENCE = 0.25
 #: seconds that the server gets to let go of a connection whose query was ended
-LET_GO = 0.5
+LET_GO = 5
+#: seconds between two looks whether it has: the first and the longest ones
+PAUSES = 0.001, 0.1
 
 _NO_SUCH_THREAD = 1094
 
@@ -92,35 +93,49 @@ class QueryKiller:
         wrapper = self._make_wrapper(self._settings, self._pool.name)
         wrapper.enter_scope(bridge.current_green("killing a query").frame.scope)
         try:
-            with waits.timeout(TIMEOUT), wrapper.wrap_database_errors:
-                taken = int(wrapper.connect_kept(self._pool, PATIENCE))
+            with wrapper.wrap_database_errors:
+                with waits.timeout(TIMEOUT):
+                    taken = int(wrapper.connect_kept(self._pool, PATIENCE))
                 self._kept -= taken
-                while self._abandoned:
-                    batch, self._abandoned = self._abandoned, []
-                    self._kill(wrapper, batch)
-                    self._free(len(batch) - taken)
-                    taken = 0
+                with wrapper.cursor() as cursor:
+                    self._work(wrapper.connection, cursor, taken)
         except (Error, OSError, PoolClosed) as exc:
             logger.warning("%r: could not end abandoned queries: %s", self._pool, exc)
         finally:
             self._end()
 
-    def _kill(self, wrapper: DatabaseWrapper, batch: Iterable[Abandoned]) -> None:
-        with wrapper.cursor() as cursor:
-            hosts = _hosts(cursor)
-            own = wrapper.connection
-            seen = hosts.get(own.thread_id(), "")
-            if not is_ours(seen, own._stream.address, seen):
-                self._warn(seen, own._stream.address)
-                return
-            left = _ours(batch, hosts, seen)
-            for abandoned in left:
-                self._kill_one(cursor, abandoned)
-            pause = 0.001
-            while left and pause < LET_GO:
+    def _work(self, own: Any, cursor: Any, taken: int) -> None:
+        """End what is abandoned until nothing is; free the places but those that were ``taken``."""
+        killed: dict[Abandoned, float] = {}  # and when
+        pause, longest = PAUSES
+        while self._abandoned or killed:
+            batch, self._abandoned = self._abandoned, []
+            now = self._loop.time()
+            count = len(killed) + len(batch)
+            with waits.timeout(TIMEOUT):
+                there = self._find(own, cursor, [*killed, *batch])
+                killed = {each: killed.get(each, now) for each in there}
+                for each in batch:
+                    if each in killed:
+                        self._kill_one(cursor, each)
+            killed = {each: when for each, when in killed.items() if now < when + LET_GO}
+            free = count - len(killed)
+            used = min(free, taken)
+            taken -= used
+            self._free(free - used)
+            if killed:
+                pause = PAUSES[0] if batch else min(2 * pause, longest)
                 waits.sleep(pause)
-                pause *= 2
-                left = _ours(left, _hosts(cursor), seen)
+
+    def _find(self, own: Any, cursor: Any, wanted: list[Abandoned]) -> list[Abandoned]:
+        """Return those that the server still has, and that certainly are ours."""
+        cursor.execute("SHOW PROCESSLIST")
+        hosts = {row[0]: row[2] for row in cursor.fetchall()}
+        seen, address = hosts.get(own.thread_id(), ""), own._stream.address
+        if not is_ours(seen, address, seen):
+            self._warn(seen, address)
+            return []
+        return [each for each in wanted if is_ours(hosts.get(each.id, ""), each.address, seen)]
 
     def _kill_one(self, cursor: Any, abandoned: Abandoned) -> None:
         try:
@@ -141,15 +156,6 @@ class QueryKiller:
                 seen or "nobody",
                 address,
             )
-
-
-def _hosts(cursor: Any) -> dict[int, str]:
-    cursor.execute("SHOW PROCESSLIST")
-    return {row[0]: row[2] for row in cursor.fetchall()}
-
-
-def _ours(batch: Iterable[Abandoned], hosts: dict[int, str], own: str) -> list[Abandoned]:
-    return [each for each in batch if is_ours(hosts.get(each.id, ""), each.address, own)]
 
 
 def is_ours(shown: str, address: Any, own: str) -> bool:
