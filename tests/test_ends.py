@@ -465,7 +465,11 @@ def test_data_received_may_be_a_mixins_and_may_call_super(run, handler):
 def collect():
     """Have what was left unclosed warn here, and not in the middle of another test."""
     IOLoop(make_current=False).close()  # Tornado keeps a closed loop until it meets another
+    state.task = None
+    if (error := getattr(state, "error", None)) is not None:
+        error.__traceback__ = error.__context__ = None  # whose frames refer to it all
     gc.collect()
+    gc.collect()  # and what finalizers have let go of
 
 
 class ExitsInVerb(BaseRequestHandler):
