@@ -812,3 +812,33 @@ def test_upstream_methods_that_are_not_called_in_greenlets_do_what_is_done_there
     health = inspect.getsource(BaseDatabaseWrapper.close_if_health_check_failed)
     assert "or not self.health_check_enabled" in health
     assert "or self.health_check_done" in health
+
+
+@pytest.mark.usefixtures("clean_tables")
+def test_what_others_put_over_ensure_connection_is_asked_also_on_an_open_connection(
+    run, monkeypatch
+):
+    # So do Django's SimpleTestCase and pytest-django, to refuse queries.
+    assert BaseDatabaseWrapper.ensure_connection.__qualname__ == (
+        "BaseDatabaseWrapper.ensure_connection"
+    )
+    asked = []
+
+    @green
+    def main():
+        assert Author.objects.count() == 0
+        mine = connections["default"].ensure_connection
+
+        def patched(self):
+            asked.append(self.connection is not None)
+            mine()
+
+        monkeypatch.setattr(BaseDatabaseWrapper, "ensure_connection", patched)
+        assert Author.objects.count() == 0
+        connection.close()
+        assert Author.objects.count() == 0
+        monkeypatch.undo()
+        assert Author.objects.count() == 0
+
+    run(main)
+    assert asked == [True, False]

@@ -22,6 +22,7 @@ from functools import partial
 from typing import Any, ClassVar, TypeVar
 
 from django.db import ProgrammingError
+from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.backends.signals import connection_created
 from django.utils.functional import cached_property
 from greenlet import getcurrent
@@ -52,6 +53,20 @@ CONNECT_ASSIGNS = (
 )
 
 
+_ensure_connection: Any = None
+
+
+def _is_patched() -> bool:
+    """Tell whether ``BaseDatabaseWrapper.ensure_connection`` is not Django's own."""
+    global _ensure_connection
+    current = BaseDatabaseWrapper.ensure_connection
+    if current is not _ensure_connection:
+        if getattr(current, "__qualname__", "") != "BaseDatabaseWrapper.ensure_connection":
+            return True
+        _ensure_connection = current
+    return False
+
+
 class GreenWrapper(OwnedWrapper):
     """A DatabaseWrapper on a pooled, cooperative connection, owned by a scope."""
 
@@ -63,6 +78,7 @@ class GreenWrapper(OwnedWrapper):
         self._pool: DatabasePool | None = None  # that the connection was borrowed from
         self._home: DatabasePool | None = None  # that it last borrowed from
         self._suspect = self._judged = False  # `close` is to discard, not to lend on
+        self._ensuring = False  # within somebody's patch of ``ensure_connection``
         self._configured = False  # has read its settings, as it does to open a connection
         self._pristine: tuple[int, str] | None = None  # how its attributes were when last looked at
         super().__init__(*args, **kwargs)
@@ -125,12 +141,17 @@ class GreenWrapper(OwnedWrapper):
     # --- the connection -----------------------------------------------------------------------
 
     def ensure_connection(self) -> None:
+        if not self._ensuring and _is_patched():
+            # By Django's SimpleTestCase or by pytest-django, to refuse queries: that is theirs to say.
+            self._ensuring = True
+            try:
+                super().ensure_connection()
+            finally:
+                self._ensuring = False
+            return
+        # As Django's, which looks for an event loop before; `connect` does so when it is about to block.
         if self.connection is not None:
             return
-        if not bridge.in_green():
-            super().ensure_connection()
-            return
-        # As Django's, which looks for an event loop before.
         if self.in_atomic_block and self.closed_in_transaction:
             raise ProgrammingError("Cannot open a new connection in an atomic block.")
         with self.wrap_database_errors:
