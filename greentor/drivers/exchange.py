@@ -43,22 +43,6 @@ _MALFORMED = (
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-def interrupted(connection: Any, exc: BaseException) -> BaseException:
-    """Close the connection; return what to raise for ``exc``: OperationalError for a malformed packet."""
-    connection._force_close()
-    if (
-        not isinstance(exc, _MALFORMED)
-        or isinstance(exc, OSError)  # a refused certificate is a ValueError, too
-        or exc is connection.application_error
-    ):
-        return exc
-    error: BaseException = err.OperationalError(
-        CR.CR_MALFORMED_PACKET, f"malformed packet from the server: {type(exc).__name__}: {exc}"
-    )
-    error.__cause__ = exc
-    return error
-
-
 def guarded(read: F) -> F:
     """Have a method of a connection, or of a result, close the connection when it is interrupted."""
 
@@ -76,9 +60,25 @@ def guarded(read: F) -> F:
         except REFUSED:
             raise
         except BaseException as exc:
-            error = interrupted(connection, exc)
+            error = _interrupted(connection, exc)
             if error is exc:
                 raise
             raise error from exc
 
     return method  # type: ignore[return-value]
+
+
+def _interrupted(connection: Any, exc: BaseException) -> BaseException:
+    """Close the connection; return what to raise for ``exc``: OperationalError for a malformed packet."""
+    connection._force_close()
+    if (
+        not isinstance(exc, _MALFORMED)
+        or isinstance(exc, OSError)  # a refused certificate is a ValueError, too
+        or exc is connection.application_error
+    ):
+        return exc
+    error: BaseException = err.OperationalError(
+        CR.CR_MALFORMED_PACKET, f"malformed packet from the server: {type(exc).__name__}: {exc}"
+    )
+    error.__cause__ = exc
+    return error

@@ -29,7 +29,7 @@ from pymysql.cursors import Cursor, SSCursor
 from greentor import bridge, process
 from greentor.drivers import tls
 from greentor.drivers.cursors import abandoning
-from greentor.drivers.exchange import LARGEST_PACKET, REFUSED, guarded, interrupted
+from greentor.drivers.exchange import LARGEST_PACKET, REFUSED, guarded
 from greentor.drivers.results import Result
 from greentor.stream import ConcurrentUseError, Stream, open_stream
 
@@ -204,7 +204,7 @@ class Connection(PyMySQLConnection):  # type: ignore[misc]
                 sql = memoryview(sql)  # of which PyMySQL's pieces are no copies
             super()._execute_command(command, sql)
             return
-        if stream.data or stream.unread:
+        if stream.unread:
             self._check_unasked(stream)
         self._result = None
         self._write_bytes(_command_header(len(sql) + 1, command) + sql)
@@ -220,20 +220,13 @@ class Connection(PyMySQLConnection):  # type: ignore[misc]
                 CR.CR_COMMANDS_OUT_OF_SYNC, "the server has sent more than it was asked for"
             )
 
+    @guarded
     def _read_result(self, unbuffered: bool) -> Result:
         result = Result(self)
-        try:
-            if unbuffered:
-                result.init_unbuffered_query()
-            else:
-                result.read()
-        except (err.MySQLError, *REFUSED):
-            raise  # the server's error ends its answer
-        except BaseException as exc:
-            error = interrupted(self, exc)
-            if error is exc:
-                raise
-            raise error from exc
+        if unbuffered:
+            result.init_unbuffered_query()
+        else:
+            result.read()
         return result
 
     def _read_query_result(self, unbuffered: bool = False) -> Any:
