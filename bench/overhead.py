@@ -35,10 +35,10 @@ async def cost(function: Callable[[], Awaitable[object]]) -> float:
 
 
 async def measure(mariadb: MariaDB) -> None:
-    from django.core.signals import request_finished, request_started
     from django.db import connections
 
-    from greentor import await_, green
+    from greentor import await_, bridge, green
+    from greentor.web.signals import send_finished, send_started
 
     def nothing() -> None:
         pass
@@ -59,8 +59,8 @@ async def measure(mariadb: MariaDB) -> None:
             cursor.execute("SELECT 1")
 
     def signals() -> None:
-        request_started.send(sender=None)
-        request_finished.send(sender=None)
+        send_started(object)
+        send_finished(object, bridge.current_green("this").frame.scope)
 
     def parks() -> None:
         for _ in range(10):

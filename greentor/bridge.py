@@ -11,6 +11,8 @@ Invariants
 - A coroutine is stepped in the greenlet that awaits it, never by the loop's greenlet: the whole of an
   async function, and all that it awaits, sees the same greenlet and the same connections.
 - The greenlet shares the context of its task; nothing is copied, so ``ContextVar.reset`` works.
+- A greenlet whose function has returned may be kept and run another one, of another task: it is *ended*, not
+  dead, meanwhile, and refers to nothing of what it did.
 - A *dying* greenlet (collected, closed or killed) may not wait any more: each attempt raises
   GreenletExit, and what it holds is force-closed.
 - `wait` is for I/O of the scope's own resources and keeps the turn; every other wait lets the helpers
@@ -20,9 +22,11 @@ Invariants
 from __future__ import annotations
 
 import asyncio
+import atexit
 import functools
 import inspect
 import logging
+import threading
 import types
 import weakref
 from collections.abc import Awaitable, Callable, Coroutine, Generator
@@ -48,6 +52,24 @@ watch: Callable[[Green], None] | None = None
 
 _EAGER = hasattr(asyncio, "eager_task_factory")
 
+#: greenlets that are kept, by thread: a new one costs two system calls, for a stack of Python's own
+KEPT = 64
+
+
+class _Kept(threading.local):
+    def __init__(self) -> None:
+        self.greens: list[Green] = []
+
+
+_kept = _Kept()
+
+
+@atexit.register
+def _end_kept() -> None:
+    """End them while they can still run: later, the interpreter takes their code apart."""
+    _kept.greens.clear()
+
+
 _frame: ContextVar[Frame | None] = ContextVar("greentor_frame", default=None)
 _spawned: set[asyncio.Task[Any]] = set()
 
@@ -68,19 +90,25 @@ class Deadline(Protocol):
 
 
 class Green(greenlet):
-    """A greenlet that runs one green function for one asyncio task."""
+    """A greenlet that runs a green function for an asyncio task, and then perhaps another for another."""
 
-    def __init__(self, task: asyncio.Task[Any], frame: Frame) -> None:
+    def __init__(self) -> None:
         super().__init__(_main)
+        self.thread_id = get_ident()
+        self.dying = False
+        self.ended = True  # no function runs in it
+        #: what it is to run, and what came of it; as arguments of a switch they would stay on its stack
+        self.work: tuple[Callable[..., Any], Any, Any] | None = None
+        self.result: Any = None
+
+    def begin(self, task: asyncio.Task[Any], frame: Frame) -> None:
+        """Belong to ``task``, and to the place in a scope that it has."""
         # Weak: the garbage collector does not see into a suspended greenlet.
         self._task = weakref.ref(task)
         self.loop = frame.loop
         self.frame = frame
-        self.dying = False
-        self.thread_id = get_ident()
+        self.ended = False
         self.timeouts: list[Deadline] = []
-        if watch is not None:
-            watch(self)
 
     @property
     def task(self) -> asyncio.Task[Any]:
@@ -195,7 +223,13 @@ def _running_task(loop: asyncio.AbstractEventLoop) -> asyncio.Task[Any]:
 
 
 async def _run_frame(frame: Frame, fn: Callable[..., Any], args: Any, kwargs: Any) -> Any:
-    g = Green(_running_task(frame.loop), frame)
+    kept = _kept.greens
+    g = kept.pop() if kept and watch is None else Green()
+    g.begin(
+        _running_task(frame.loop), frame
+    )  # no name for it: the traceback of its error would keep it
+    if watch is not None:
+        watch(g)
     token = _frame.set(frame)
     try:
         return await _drive(g, fn, args, kwargs)
@@ -213,8 +247,9 @@ def _drive(g: Green, fn: Callable[..., Any], args: Any, kwargs: Any) -> Generato
     g.gr_context = driver.gr_context
     g.parent = driver
     del driver
-    item = g.switch(g, fn, args, kwargs)
-    while not g.dead:
+    g.work = fn, args, kwargs
+    item = g.switch()
+    while not g.ended:
         try:
             value = yield item
         except GeneratorExit:
@@ -228,23 +263,45 @@ def _drive(g: Green, fn: Callable[..., Any], args: Any, kwargs: Any) -> Generato
             item = g.switch(value)
     if g.dying:
         raise asyncio.CancelledError("the greenlet was killed")
-    return item
+    result, g.result = g.result, None
+    if not g.dead:
+        g.gr_context = None
+        del g.frame, g.loop
+        _kept.greens.append(g)
+    return result
 
 
-def _main(g: Green, fn: Callable[..., Any], args: Any, kwargs: Any) -> Any:
-    """The body of every greenlet."""
+def _main() -> None:
+    """The body of every greenlet: runs one function after the other, as long as it is kept."""
+    while _run_next(cast(Green, getcurrent())):
+        # Its own stack must not refer to it here: nothing would ever collect it.
+        getcurrent().parent.switch()  # type: ignore[union-attr]
+
+
+def _run_next(g: Green) -> bool:
+    """Run a function; return whether the greenlet is to be kept."""
     try:
-        try:
-            result = fn(*args, **kwargs)
-            return _step(g, result) if inspect.iscoroutine(result) else result
-        finally:
-            del fn, args, kwargs
-            _end(g)
+        g.result = _run(g)
     except GreenletExit as exc:
         # greenlet would hand this one to the parent as a *result*.
         if g.dying:
-            return None
+            return False
         raise asyncio.CancelledError("the greenlet was killed") from exc
+    finally:
+        g.ended = True
+    return watch is None and not g.dying and len(_kept.greens) < KEPT
+
+
+def _run(g: Green) -> Any:
+    assert g.work is not None
+    fn, args, kwargs = g.work
+    g.work = None
+    try:
+        result = fn(*args, **kwargs)
+        return _step(g, result) if inspect.iscoroutine(result) else result
+    finally:
+        del fn, args, kwargs
+        _end(g)
 
 
 def _end(g: Green) -> None:
@@ -265,6 +322,8 @@ def _end(g: Green) -> None:
 
 def _kill(g: Green) -> None:
     """End a parked greenlet whose coroutine was closed or collected: it may not wait any more."""
+    if g.ended:  # and perhaps kept
+        return
     g.dying = True
     if not g.dead:
         if g.thread_id == get_ident():

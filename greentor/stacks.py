@@ -84,7 +84,7 @@ def _driven_by(awaitable: Any) -> Green | None:
         frame = frame_of(awaitable)
         if frame is not None and frame.f_code is _DRIVE:
             g = frame.f_locals.get("g")
-            return g if type(g) is Green and not g.dead else None
+            return g if type(g) is Green and not g.ended else None
         awaitable = awaited(awaitable)
     return None
 

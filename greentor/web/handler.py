@@ -4,7 +4,7 @@ Invariants
 - ``_execute`` runs in one greenlet with a scope of its own: ``initialize``, ``prepare``, the verb,
   ``write_error``, templates. Its connections are released when the greenlet ends, whatever ended it, not in
   ``on_finish``, which Tornado calls before the handler's method has returned.
-- Django's ``request_started`` and ``request_finished`` are sent in that greenlet.
+- Django's ``request_started`` and ``request_finished`` are sent in that greenlet: `greentor.web.signals`.
 - Whatever ends a request, its client gets an answer, or a closed connection if half of one was sent.
 """
 
@@ -17,7 +17,6 @@ from contextvars import Context, copy_context
 from typing import Any
 
 from django.core.exceptions import BadRequest, PermissionDenied, SuspiciousOperation
-from django.core.signals import request_finished, request_started
 from django.db import OperationalError
 from django.http import Http404
 from greenlet import GreenletExit
@@ -28,7 +27,7 @@ from tornado.web import Application, HTTPError, RequestHandler
 from greentor import bridge, holding, recording
 from greentor.bridge import DeadlineExceeded
 from greentor.pool import PoolTimeout
-from greentor.web import draining, routes
+from greentor.web import draining, routes, signals
 from greentor.web.coroutines import stepped
 from greentor.web.interrupting import CLIENT_GONE, Interruptible
 from greentor.web.streaming import in_scope
@@ -115,13 +114,14 @@ class BaseRequestHandler(Interruptible):
     def _execute_green(self, args: tuple[bytes, ...], kwargs: dict[str, bytes]) -> None:
         transforms = self._transforms or []
         verb = None
+        scope = bridge.current_green("a request").frame.scope
         if self.hold is not None:
-            bridge.current_green("a request").frame.scope.hold = self.hold
+            scope.hold = self.hold
         if self._prepared_future is not None:  # a body that is streamed to data_received
             self._context = copy_context()
         try:
             try:
-                request_started.send(sender=type(self))
+                signals.send_started(type(self))
                 self.initialize(**self._initialize_kwargs)
                 verb = self._wrap_verb()
             except Exception as exc:
@@ -138,7 +138,7 @@ class BaseRequestHandler(Interruptible):
             if self._prepared_future is not None and not self._prepared_future.done():
                 self._prepared_future.set_result(None)
             try:
-                request_finished.send(sender=type(self))
+                signals.send_finished(type(self), scope)
             except Exception:
                 logger.exception("a receiver of request_finished failed")
 

@@ -41,7 +41,10 @@ class _Watched:
     def running_timers(self) -> list[asyncio.TimerHandle]:
         """Return those that have neither run nor been cancelled, and forget the others."""
         now = self.time()  # type: ignore[attr-defined]
-        self.timers = [t for t in self.timers if not t.cancelled() and t.when() > now]
+        # uvloop makes no timer for what is due at once.
+        self.timers = [
+            t for t in self.timers if not t.cancelled() and hasattr(t, "when") and t.when() > now
+        ]
         return self.timers
 
 

@@ -100,6 +100,9 @@ class DatabaseWrapper(StreamingMixin, GreenWrapper, _DjangoWrapper):  # type: ig
         self._borrowed(pool, connection, fresh)
         return took
 
+    def _is_connected(self) -> bool:
+        return self.connection is not None and self.connection.alive
+
     def is_usable(self) -> bool:
         if self.connection is None:
             return False
