@@ -15,6 +15,8 @@ Invariants
   dead, meanwhile, and refers to nothing of what it did.
 - A *dying* greenlet (collected, closed or killed) may not wait any more: each attempt raises
   GreenletExit, and what it holds is force-closed.
+- Greenlets are switched from the steps of tasks. In a callback of a loop that is not written in Python they
+  are not: greenlet puts another stack in the place of the loop's, to which libuv holds pointers.
 - `wait` is for I/O of the scope's own resources and keeps the turn; every other wait lets the helpers
   of the scope run (see `greentor.scope`).
 """
@@ -224,7 +226,9 @@ def _running_task(loop: asyncio.AbstractEventLoop) -> asyncio.Task[Any]:
 
 async def _run_frame(frame: Frame, fn: Callable[..., Any], args: Any, kwargs: Any) -> Any:
     kept = _kept.greens
-    g = kept.pop() if kept and watch is None else Green()
+    # A task that starts eagerly may do so in a callback of the loop: no old stack is to be put there.
+    reuse = kept and watch is None and (not _EAGER or frame.loop.get_task_factory() is None)
+    g = kept.pop() if reuse else Green()
     g.begin(
         _running_task(frame.loop), frame
     )  # no name for it: the traceback of its error would keep it
@@ -326,18 +330,32 @@ def _kill(g: Green) -> None:
         return
     g.dying = True
     if not g.dead:
-        if g.thread_id == get_ident():
-            g.parent = getcurrent()
-            g.throw(GreenletExit)
+        if g.thread_id == get_ident() and not _in_callback(g.loop):
+            _end_now(g)
             return
         try:
             # Another thread cannot switch to it.
-            g.loop.call_soon_threadsafe(_kill, g)
+            g.loop.call_soon_threadsafe(_end_now, g)
             return
         except RuntimeError:  # its loop is closed
             pass
     if not g.frame.closed:  # nobody will ever switch to it, or its thread has ended
         g.frame.scope.close(True)
+
+
+def _end_now(g: Green) -> None:
+    if not g.dead:
+        g.parent = getcurrent()
+        g.throw(GreenletExit)
+
+
+def _in_callback(loop: asyncio.AbstractEventLoop) -> bool:
+    """Tell whether this may be a callback of a loop that is not written in Python."""
+    return (
+        not isinstance(loop, asyncio.BaseEventLoop)
+        and asyncio._get_running_loop() is loop
+        and asyncio.current_task(loop) is None
+    )
 
 
 # --- waiting ----------------------------------------------------------------------------------

@@ -107,6 +107,10 @@ class Scope:
             raise interruption
 
 
+#: the queue of a frame that nobody has asked yet: few ever are, and a deque is 700 bytes
+_NOBODY: deque[asyncio.Future[bool]] = deque(maxlen=0)
+
+
 class Frame:
     """One greenlet's place in a scope, and the turns that its helpers take."""
 
@@ -125,7 +129,7 @@ class Frame:
         self.child = False
         #: the greenlet of this frame waits until the helper gives the turn back
         self.owner_waiter: asyncio.Future[None] | None = None
-        self._queue: deque[asyncio.Future[bool]] = deque()
+        self._queue = _NOBODY
 
     def nearest_open(self) -> Frame:
         """Return this frame, or the closest one above it whose greenlet still runs."""
@@ -145,6 +149,8 @@ class Frame:
             self.child = True
             return None
         waiter: asyncio.Future[bool] = self.loop.create_future()
+        if self._queue is _NOBODY:
+            self._queue = deque()
         self._queue.append(waiter)
         return waiter
 

@@ -1,9 +1,10 @@
-"""`Waiter`: what a greenlet waits on for bytes; it is resumed at once, in the callback that brings them.
+"""`Waiter`: what a greenlet waits on for bytes; on asyncio it is resumed in the callback that brings them.
 
 A future would have the loop go round once more before the task runs: another ``epoll_wait`` for each query,
 and a handle. asyncio's tasks take any object with these methods for a future.
 
 Invariants
+- Where the loop is not written in Python its callbacks switch no greenlets: see `greentor.bridge`.
 - The task is stepped from a callback of the loop only, never from within another task: there, and when it is
   cancelled, it is resumed by the loop as any other.
 - What its step raises (SystemExit, KeyboardInterrupt) is raised to the loop, not to the transport that
@@ -34,7 +35,12 @@ class Waiter:
 
     def set_result(self, result: None) -> None:
         """Resume who waits; nobody has to."""
-        if len(self._callbacks) != 1 or asyncio.current_task(self._loop) is not None:
+        loop = self._loop
+        if (
+            len(self._callbacks) != 1
+            or asyncio.current_task(loop) is not None
+            or not isinstance(loop, asyncio.BaseEventLoop)
+        ):
             self._schedule()
             return
         self._done = True

@@ -36,6 +36,11 @@ def waiting(seen: list[Any]) -> tuple[Waiter, asyncio.Task[None]]:
     return waiter, asyncio.get_running_loop().create_task(wait())
 
 
+def in_callbacks() -> bool:
+    """Tell whether a greenlet may go on in a callback of the running loop."""
+    return isinstance(asyncio.get_running_loop(), asyncio.BaseEventLoop)
+
+
 async def until_called(call: Callable[[], object]) -> None:
     """Wait until a callback of the loop has made a call, and no longer."""
     done = asyncio.Event()
@@ -57,12 +62,13 @@ def test_task_goes_on_in_the_callback_as_itself(run: Any) -> None:
         def wake() -> None:
             assert asyncio.current_task() is None
             waiter.set_result(None)
-            assert seen == [("task", task)]
+            assert seen == ([("task", task)] if in_callbacks() else [])
             assert asyncio.current_task() is None
             assert variable.get() == "unset"
 
         await until_called(wake)
         await task
+        assert seen == [("task", task)]
 
     run(main)
 
@@ -125,14 +131,17 @@ def test_cancel_after_the_bytes_hits_the_next_wait(run: Any) -> None:
 
         def wake() -> None:
             first.set_result(None)
-            assert seen == [first]
+            assert seen == ([first] if in_callbacks() else [])
             task.cancel()
 
         await until_called(wake)
         with pytest.raises(asyncio.CancelledError):
             await task
-        assert seen == [first]
-        assert second.done()
+        if in_callbacks():
+            assert seen == [first]
+            assert second.done()
+        else:
+            assert seen == []
 
     run(main)
 

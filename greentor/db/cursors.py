@@ -96,7 +96,7 @@ class OwnedCursor:
                 db.check_reader(self)
 
     def close(self, *args: Any) -> None:
-        if self.db._session is not None:
+        if self.db._cursors is not None:
             self.db._cursors.discard(self)
         self._raw.close(*args)
 

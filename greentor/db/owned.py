@@ -37,7 +37,7 @@ class OwnedWrapper(BaseDatabaseWrapper):
         self._was = ""  # the name of the scope that it belonged to last
         self._kept = False  # lives in the handler's store, and is reused
         self._session: SessionState | None = None  # of a connection held per transaction
-        self._cursors: weakref.WeakSet[Any] = weakref.WeakSet()  # that are open on it
+        self._cursors: weakref.WeakSet[Any] | None = None  # that are open on it, then
         super().__init__(*args, **kwargs)
 
     def _check_owner(self) -> bool:
@@ -82,7 +82,7 @@ class OwnedWrapper(BaseDatabaseWrapper):
         return self._watch(GreenDebugCursor(cursor, self))
 
     def _watch(self, cursor: _C) -> _C:
-        if self._session is not None:
+        if self._cursors is not None:
             self._cursors.add(cursor)
         return cursor
 

@@ -17,6 +17,7 @@ Invariants
 from __future__ import annotations
 
 import time
+import weakref
 from collections.abc import Callable
 from functools import partial
 from typing import Any, ClassVar, TypeVar
@@ -187,6 +188,7 @@ class GreenWrapper(OwnedWrapper):
             pool.loans.note(connection)
         if scope is not None and (scope.hold or pool.hold) == holding.TRANSACTION:
             self._session = self.session_class()
+            self._cursors = weakref.WeakSet()
             scope.parked[self] = self._let_go
         if fresh:
             self._opened(pool, connection)
@@ -331,7 +333,7 @@ class GreenWrapper(OwnedWrapper):
         if session is not None:
             if connection is not None:
                 session.hand_over(connection)
-            self._cursors.clear()
+            self._cursors = None
             if self._scope is not None:
                 self._scope.parked.pop(self, None)
         if connection is None:
