@@ -6,6 +6,8 @@
 # make linkcheck  ask other sites whether the links to them still lead somewhere
 # make oracle the slow ones, two hours: PyMySQL's own tests and the whole of Django's inside greenlets, hostile
 #             bytes, and a fault at every point at which a session waits: DRIVER_ARGS, ORACLE_ARGS="basic queries"
+# make bench  the comparison with its peers, an hour: BENCH_ARGS="--quick", see docs/benchmarks.md
+# make bench-check  whether we have fallen behind the committed report, some minutes
 # make clean  remove what these created here
 #
 # Each creates what it needs: a virtual environment, and as root Debian packages that are missing.
@@ -16,6 +18,7 @@ ADDRESS ?= 127.0.0.1
 PYTEST_ARGS ?=
 ORACLE_ARGS ?= --all
 DRIVER_ARGS ?=
+BENCH_ARGS ?=
 
 ifdef PYTHON
 VENV ?= .venv-$(notdir $(PYTHON))
@@ -24,6 +27,8 @@ PYTHON := python3.11 python3 python3.12 python3.13
 VENV ?= .venv
 endif
 PY := $(VENV)/bin/python
+# The peers have an environment of their own: with mysqlclient in it, Django takes that driver.
+BENCH_VENV := $(VENV)-bench
 PIP := $(PY) -m pip --disable-pip-version-check install --quiet
 
 # One shell for each recipe; it stops at the first command that fails.
@@ -32,7 +37,7 @@ SHELL := /bin/bash
 .ONESHELL:
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := test
-.PHONY: run test check docs linkcheck oracle clean system
+.PHONY: run test check docs linkcheck oracle bench bench-check clean system bench-system
 
 run: $(VENV)/.installed-run
 	exec $(PY) -m app --port $(PORT) --address $(ADDRESS)
@@ -63,6 +68,12 @@ oracle: $(VENV)/.installed-dev system
 	$(PY) -m tests.oracle --engine sqlite3 $(ORACLE_ARGS)
 	$(PY) -m tests.faults
 
+bench: $(BENCH_VENV)/.installed system
+	$(BENCH_VENV)/bin/python -m bench $(BENCH_ARGS)
+
+bench-check: $(BENCH_VENV)/.installed system
+	$(BENCH_VENV)/bin/python -m bench.guard
+
 clean:
 	rm -rf .venv .venv-* .cache .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
@@ -74,6 +85,12 @@ $(VENV)/.installed-run: setup.py $(PY)
 $(VENV)/.installed-dev: setup.py $(PY)
 	$(PIP) --editable '.[dev]'
 	touch $@ $(VENV)/.installed-run
+
+$(BENCH_VENV)/.installed: setup.py bench/peers/requirements.txt $(PY) | bench-system
+	$(PY) -m venv $(BENCH_VENV)
+	$(BENCH_VENV)/bin/python -m pip --disable-pip-version-check install --quiet --editable '.[app,rsa]' \
+		--requirement bench/peers/requirements.txt
+	touch $@
 
 # Install Debian packages, or say which are missing: $(call debian,PACKAGES)
 define debian
@@ -121,6 +138,17 @@ system:
 		|| missing+=(mariadb-server-core)
 	command -v mariadb-tzinfo-to-sql >/dev/null || missing+=(mariadb-client)
 	command -v ab >/dev/null || missing+=(apache2-utils)
+	if [ "$${#missing[@]}" != 0 ]; then
+		$(call debian,"$${missing[@]}")
+	fi
+
+# wrk, and what mysqlclient is compiled with.
+bench-system:
+	@missing=()
+	command -v wrk >/dev/null || missing+=(wrk)
+	command -v gcc >/dev/null || missing+=(gcc libc6-dev)
+	command -v pkg-config >/dev/null || missing+=(pkg-config)
+	command -v mariadb_config >/dev/null || missing+=(libmariadb-dev)
 	if [ "$${#missing[@]}" != 0 ]; then
 		$(call debian,"$${missing[@]}")
 	fi

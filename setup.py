@@ -39,13 +39,6 @@ TEST = [
     "pytest-tornado==0.8.1",
     "setuptools>=77,<81",  # pytest-tornado imports pkg_resources
 ]
-BENCH = [
-    *UVLOOP,
-    "aiomysql>=0.3",
-    "asyncmy>=0.2.11",
-    "matplotlib>=3.9",
-    "mysqlclient>=2.2.4",  # where there is no wheel: apt-get install gcc pkg-config libmariadb-dev
-]
 DOCS = ["Sphinx>=8.1,<10", "furo>=2025.7", "myst-parser>=4,<6"]
 DEV = [
     *TEST,
@@ -81,7 +74,6 @@ setup(
         "rsa": RSA,
         "ed25519": ED25519,
         "uvloop": UVLOOP,
-        "bench": BENCH,
         "test": TEST,
         "dev": DEV,
     },

@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import time
 from pathlib import Path
-from statistics import mean, quantiles
+from statistics import mean
 
-from bench.client import Client
+from bench.compare.crowd import crowd
 from bench.fire.report import Result
 from bench.fire.serving import Fire, fire
 from tests.mariadb import MariaDB
 
 POOL = 256
 PATH = "/sleep?ms=50"
-#: requests that each client has answered before the counting begins
-WARM_UP = 2
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -40,54 +37,27 @@ def trial(options: argparse.Namespace, out: Path) -> Result:
 
 
 async def measure(server: Fire, options: argparse.Namespace, result: Result) -> None:
-    served = [0] * options.clients
-    seconds: list[float] = []
-    failures: list[str] = []
-    warm, begun = 0, asyncio.Event()
-    end = 0.0
-
-    async def one(number: int) -> None:
-        nonlocal warm, end
-        client = Client(server.port)
-        for _ in range(WARM_UP):
-            await client.get(PATH)
-        warm += 1
-        if warm == options.clients:
-            end = time.monotonic() + options.seconds
-            begun.set()
-        while not begun.is_set():  # all are at work until the last one is warm, and then on
-            await client.get(PATH)
-        while (start := time.monotonic()) < end:
-            status, body = await client.get(PATH)
-            if (now := time.monotonic()) > end:
-                break
-            if status != 200:
-                failures.append(f"{status}: {body[:100]!r}")
-            seconds.append(now - start)
-            served[number] += 1
-        client.vanish()
-
-    await asyncio.gather(*(one(number) for number in range(options.clients)))
-    cuts = quantiles(seconds, n=100)
+    found = await crowd(server.port, PATH, options.clients, options.seconds)
+    cuts = found.cuts()
     median, late = cuts[49], cuts[98]
-    share = min(served) / mean(served)
     result.figures.update(
         {
             "clients": options.clients,
             "pool": options.pool,
             "seconds": options.seconds,
-            "requests a second": len(seconds) / options.seconds,
-            "clients that were served": sum(1 for n in served if n),
-            "requests of a client: mean": mean(served),
-            "requests of a client: least": min(served),
-            "requests of a client: most": max(served),
+            "requests a second": len(found.seconds) / options.seconds,
+            "clients that were served": sum(1 for n in found.served if n),
+            "requests of a client: mean": mean(found.served),
+            "requests of a client: least": min(found.served),
+            "requests of a client: most": max(found.served),
             "p50, ms": median * 1000,
             "p99, ms": late * 1000,
-            "p99 / p50": late / median,
+            "p99 / p50": late / median if median else 0.0,
         }
     )
-    result.series.update(served=sorted(served), latency=[cut * 1000 for cut in cuts])
-    result.none(failures, "failures")
-    result.demand(min(served) > 0, "every client is served")
-    result.demand(share >= 0.5, f"the slowest client has {share:.2f} of the mean")
-    result.demand(late <= options.spread * median, f"p99 is {late / median:.2f} x p50")
+    result.series.update(served=sorted(found.served), latency=[cut * 1000 for cut in cuts])
+    result.none(found.failures, "failures")
+    result.demand(min(found.served) > 0, "every client is served")
+    result.demand(found.share >= 0.5, f"the slowest client has {found.share:.2f} of the mean")
+    spread = result.figures["p99 / p50"]
+    result.demand(0 < spread <= options.spread, f"p99 is {spread:.2f} x p50")

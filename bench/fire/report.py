@@ -70,7 +70,7 @@ def write(result: Result, directory: Path) -> None:
     try:
         from bench.fire import plots
     except ImportError:
-        print("no plot: matplotlib is not installed (pip install '.[bench]')")
+        print("no plot: matplotlib is not installed (pip install matplotlib)")
         return
     if draw := plots.PLOTS.get(result.name):
         draw(result.series, directory / f"{result.name}.png")

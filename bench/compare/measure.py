@@ -1,0 +1,98 @@
+"""One sample: what a server does with a workload for some seconds, and what that costs.
+
+The CPU time, the statements and the memory are those of the time of the load, without the warm-up. What is
+still at work when the load ends counts among the statements and costs, but not among the requests.
+"""
+
+from __future__ import annotations
+
+import time
+
+from bench.compare import machine
+from bench.compare.load import Ab, Wrk
+from bench.compare.results import Sample
+from bench.compare.servers import Fleet
+from bench.compare.workloads import Cell
+from tests.mariadb import MariaDB
+
+#: seconds of load before a sample, which do not count
+WARM_UP = 0.5
+#: seconds within which a server must have done its work when the load has ended, or it is started again
+SETTLE = 3.0
+#: seconds between two looks, and how many of them in a row must find nothing at work
+LOOK, LOOKS = 0.02, 3
+
+
+class Gauge:
+    """Takes samples of the servers of a fleet."""
+
+    def __init__(self, fleet: Fleet, load: Wrk | Ab, mariadb: MariaDB) -> None:
+        self.fleet, self.load, self.mariadb = fleet, load, mariadb
+        self._asked = 0
+
+    def sample(self, peer: str, pool: int, cell: Cell, number: int, seconds: float) -> Sample:
+        """Measure, and let the server come to rest.
+
+        Raise `servers.ServerFailed` if it does not survive, and `load.LoadFailed` if nothing can be sent.
+        """
+        server = self.fleet[peer]
+        server.check()
+        # No more connections than can be at work: nobody's request is left behind.
+        warm = Cell(
+            cell.workload, min(cell.connections, max(pool, 8)) if pool else cell.connections
+        )
+        try:
+            self.load.run(server.port, warm, WARM_UP)
+            self.settle(peer)
+            before = self._costs(peer)
+            memory = [0]
+            outcome = self.load.run(
+                server.port, cell, seconds, lambda: memory.append(server.memory())
+            )
+            after = self._costs(peer)
+        finally:
+            server.check()  # that is why, whatever the load says
+        if not self.settle(peer):
+            self.fleet.restart(peer)
+        cpu, database_cpu, statements = (
+            (new - old) / max(outcome.requests, 1) for old, new in zip(before, after, strict=True)
+        )
+        return Sample(
+            peer=peer,
+            pool=pool,
+            workload=cell.workload.name,
+            connections=cell.connections,
+            round=number,
+            seconds=outcome.seconds,
+            requests=outcome.requests,
+            served=outcome.served,
+            errors=outcome.errors,
+            p50=outcome.p50,
+            p90=outcome.p90,
+            p99=outcome.p99,
+            longest=outcome.longest,
+            cpu=cpu * 1e6,
+            database_cpu=database_cpu * 1e6,
+            memory=memory[-1],
+            statements=statements,
+        )
+
+    def settle(self, peer: str) -> bool:
+        """Wait until the server and the database have nothing to do; return whether they have not."""
+        server = self.fleet[peer]
+        end = time.monotonic() + SETTLE
+        idle = 0
+        while idle < LOOKS:
+            if time.monotonic() > end:
+                return False
+            time.sleep(LOOK)
+            # The question itself is running.
+            busy = server.busy() or self.mariadb.status("Threads_running") > 1
+            idle = 0 if busy else idle + 1
+        return True
+
+    def _costs(self, peer: str) -> tuple[float, float, int]:
+        """Return the CPU seconds of the server and of the database, and the statements until now."""
+        statements = self.mariadb.status("Questions") - self._asked
+        self._asked += 1  # the next number counts the question after this one
+        return self.fleet[peer].cpu(), machine.cpu([self.mariadb.pid]), statements
