@@ -145,8 +145,8 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add = parser.add_argument
     add("--peers", type=several, default=list(PEERS), metavar="A,B", help=f"of {', '.join(PEERS)}")
     add("--workloads", type=several, metavar="A,B", help=f"of {', '.join(WORKLOADS)}")
-    add("--seconds", type=float, help="of each run of the load: 3, or 1 with --quick")
-    add("--rounds", type=int, help="5, or 2 with --quick")
+    add("--seconds", type=float, help="of each run of the load: 2, or 1 with --quick")
+    add("--rounds", type=int, help="3, or 2 with --quick")
     add("--connections", type=int, default=64, help="64, where a workload says nothing else")
     add("--load", choices=LOADS, default="wrk", help="what sends the requests: wrk")
     add("--processes", type=int, default=1, help="of each server: 1")
@@ -156,8 +156,8 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--seed", type=int, help="of the order; drawn if not given")
     add("--out", type=Path, default=Path("bench/report"), help="bench/report")
     options = parser.parse_args(arguments)
-    options.seconds = options.seconds or (1.0 if options.quick else 3.0)
-    options.rounds = options.rounds or (2 if options.quick else 5)
+    options.seconds = options.seconds or (1.0 if options.quick else 2.0)
+    options.rounds = options.rounds or (2 if options.quick else 3)
     options.seed = random.randrange(2**32) if options.seed is None else options.seed
     options.crowd_rounds = 1 if options.quick else 2
     options.no_sweep = options.no_sweep or options.quick

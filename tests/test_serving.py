@@ -342,3 +342,11 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_garbage_collector_does_not_go_through_all_that_was_loaded(lite, processes):
+    with Program(lite, processes=processes).serving() as program:
+        assert int(program.get("/frozen").body) > 20_000
+        program.send(signal.SIGTERM)
+        fine(program)

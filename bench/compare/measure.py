@@ -1,7 +1,8 @@
 """One sample: what a server does with a workload for some seconds, and what that costs.
 
-The CPU time, the statements and the memory are those of the time of the load, without the warm-up. What is
-still at work when the load ends counts among the statements and costs, but not among the requests.
+The CPU time and the statements are those of the load, without the warm-up, until the server has come to rest:
+each connection has a request at work when the load ends, which is done, and paid for, but not counted as
+answered. So costs are divided by one more for each connection.
 """
 
 from __future__ import annotations
@@ -49,13 +50,15 @@ class Gauge:
             outcome = self.load.run(
                 server.port, cell, seconds, lambda: memory.append(server.memory())
             )
+            rested = self.settle(peer)
             after = self._costs(peer)
         finally:
             server.check()  # that is why, whatever the load says
-        if not self.settle(peer):
+        if not rested:
             self.fleet.restart(peer)
+        done = outcome.requests + cell.connections * cell.workload.pipeline
         cpu, database_cpu, statements = (
-            (new - old) / max(outcome.requests, 1) for old, new in zip(before, after, strict=True)
+            (new - old) / done for old, new in zip(before, after, strict=True)
         )
         return Sample(
             peer=peer,
@@ -87,12 +90,16 @@ class Gauge:
                 return False
             time.sleep(LOOK)
             # The question itself is running.
-            busy = server.busy() or self.mariadb.status("Threads_running") > 1
+            busy = server.busy() or self._ask("Threads_running") > 1
             idle = 0 if busy else idle + 1
         return True
 
     def _costs(self, peer: str) -> tuple[float, float, int]:
         """Return the CPU seconds of the server and of the database, and the statements until now."""
-        statements = self.mariadb.status("Questions") - self._asked
-        self._asked += 1  # the next number counts the question after this one
+        statements = self._ask("Questions") - self._asked
         return self.fleet[peer].cpu(), machine.cpu([self.mariadb.pid]), statements
+
+    def _ask(self, name: str) -> int:
+        """Return a number of the database server, and count the question: it is not the server's."""
+        self._asked += 1
+        return self.mariadb.status(name)

@@ -154,7 +154,9 @@ def held(count: bool) -> dict[str, Any]:
         if scheduled is None
         else sum(1 for each in scheduled if each.cancelled()),
         "greenlets": stats.greenlets,
-        "all greenlets": sum(1 for each in gc.get_objects() if type(each) is Green and not each.ended)
+        "all greenlets": sum(
+            1 for each in gc.get_objects() if type(each) is Green and not each.ended
+        )
         if count
         else None,
         "requests": stats.requests,

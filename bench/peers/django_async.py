@@ -2,8 +2,8 @@
 
 By Django's documentation (Asynchronous support): queries are ``aget``, ``acount`` and ``async for``.
 Transactions do not work in async mode; code that needs one is to be a single sync function called by
-``sync_to_async``, and so is what uses a cursor: here ``updates`` and ``sleep``. Below all of them Django
-runs each query in a thread, one for each request.
+``sync_to_async``, and so is what uses a cursor: here the changes of ``updates``, and ``sleep``. Below all of
+them Django runs each query in a thread, one for each request.
 """
 
 from __future__ import annotations
@@ -42,7 +42,9 @@ async def fortunes(request: HttpRequest) -> HttpResponse:
 
 
 async def updates(request: HttpRequest) -> HttpResponse:
-    return answer(await sync_to_async(work.updates)(number_of_queries(request)))
+    ids = pages.ids_to_update(number_of_queries(request))
+    worlds = [await World.objects.aget(pk=id) for id in ids]
+    return answer(await sync_to_async(work.change)(worlds))
 
 
 async def sleep(request: HttpRequest) -> HttpResponse:

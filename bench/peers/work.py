@@ -28,11 +28,22 @@ def queries(number: int) -> bytes:
 
 def updates(number: int) -> bytes:
     """Read so many rows, and change them."""
-    worlds = [World.objects.get(pk=id) for id in pages.ids_to_update(number)]
-    with transaction.atomic():
-        for world in worlds:
-            world.randomnumber = pages.random_id()
-            world.save(update_fields=["randomnumber"])
+    return change([World.objects.get(pk=id) for id in pages.ids_to_update(number)])
+
+
+def change(worlds: list[World]) -> bytes:
+    """Change rows that were read, with a statement each.
+
+    By ``executemany``, as in TechEmpower's own entry for Django: SQLAlchemy's unit of work does the same.
+    ``save()`` would send the same statements, and compile each anew.
+    """
+    for world in worlds:
+        world.randomnumber = pages.random_id()
+    with transaction.atomic(), connection.cursor() as cursor:
+        cursor.executemany(
+            "UPDATE world SET randomnumber = %s WHERE id = %s",
+            [(world.randomnumber, world.id) for world in worlds],
+        )
     return pages.dumps([world.as_dict() for world in worlds])
 
 

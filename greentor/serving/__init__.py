@@ -2,7 +2,8 @@
 
     sys.exit(serve(make_app, 8000, "127.0.0.1", processes=4))
 
-What is done here: listening, forking, starting crashed processes again, signals, and an end in good order.
+What is done here: listening, forking, starting crashed processes again, signals, an end in good order, and
+what was loaded until then is taken from the garbage collector (``gc.freeze``).
 Pools are made by the processes that use them, at their first query; the parent has neither an event loop
 nor a connection to a database.
 """
@@ -10,6 +11,7 @@ nor a connection to a database.
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
@@ -21,7 +23,7 @@ from tornado.process import cpu_count
 from tornado.web import Application
 
 from greentor.serving.listening import close, listen
-from greentor.serving.server import run, stopping
+from greentor.serving.server import freeze, run, stopping
 from greentor.serving.supervisor import Supervisor
 
 __all__ = ["GRACE", "serve", "stopping"]
@@ -100,6 +102,7 @@ def serve(
         if processes == 1:
             work(0, None, on_ready)
             return 0
+        freeze()
         return Supervisor(
             work,
             processes,
@@ -109,6 +112,7 @@ def serve(
             on_stop=partial(close, everything),
         ).run()
     finally:
+        gc.unfreeze()
         close(everything)
 
 

@@ -171,6 +171,7 @@ async def run(
         logger.warning("autoreload is for a single process; set it to False")
     server = Server(app, **options)
     server.add_sockets(sockets)
+    freeze()
     ready()
 
     await stop.wait()
@@ -188,6 +189,16 @@ async def run(
     if at_stop is not None:
         await _run_at_stop(at_stop, max(end_of_grace - loop.time(), AT_STOP))
     close_pools()
+
+
+def freeze() -> None:
+    """Spare the garbage collector what is there by now: modules and code, which stay to the end.
+
+    Requests that wait while it runs seem to live long, so it goes through everything again and again: of a
+    small query's CPU time that was a tenth. Before a fork it also keeps the memory shared.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 async def _run_at_stop(at_stop: Callable[[float], Awaitable[None]], seconds: float) -> None:

@@ -7,6 +7,7 @@ The options are those of `serve`, as JSON, with ``url`` for the database, ``loop
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import logging
 import os
@@ -37,6 +38,13 @@ def begin(handler: RequestHandler) -> None:
 class Pid(RequestHandler):
     def get(self) -> None:
         self.write(str(os.getpid()))
+
+
+class Frozen(RequestHandler):
+    """How many objects the garbage collector passes over."""
+
+    def get(self) -> None:
+        self.write(str(gc.get_freeze_count()))
 
 
 class Wait(RequestHandler):
@@ -140,6 +148,7 @@ def make_app() -> Application:
         [
             ("/green-socket", GreenSocket),
             ("/pid", Pid),
+            ("/frozen", Frozen),
             ("/wait", Wait),
             ("/stubborn", Stubborn),
             ("/block", Block),
