@@ -819,9 +819,7 @@ def test_an_exception_that_nobody_retrieves_is_logged_at_once(run):
 
 
 def count_greens():
-    return sum(
-        type(thing) is bridge_module.Green and not thing.ended for thing in gc.get_objects()
-    )
+    return sum(type(thing) is bridge_module.Green and not thing.ended for thing in gc.get_objects())
 
 
 @pytest.mark.parametrize("ending", ["result", "exception", "cancel"])

@@ -55,9 +55,6 @@ class Work:
     async def books(self) -> tuple[list[peewee_work.Book], int]:
         return await self._run(peewee_work.read_books)
 
-    async def close(self) -> None:
-        await self._database.close_pool()
-
 
 def main() -> None:
     given = options.parser(__doc__).parse_args()
