@@ -23,7 +23,7 @@ SELECTS = (
     "SELECT `world`.`id`, `world`.`randomnumber` FROM `world` WHERE `world`.`id` = 7 LIMIT 21",
     "SELECT `fortune`.`id`, `fortune`.`message` FROM `fortune` ORDER BY `fortune`.`id`",
 )
-UPDATE = "UPDATE `world` SET `randomnumber` = 4242 WHERE `world`.`id` = 9"
+UPDATE = "UPDATE world SET `randomnumber` = 4242 WHERE `world`.`id` = 9"
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import signal
 import socket
 import time
@@ -347,6 +348,8 @@ def free_port() -> int:
 @pytest.mark.parametrize("processes", [1, 2])
 def test_garbage_collector_does_not_go_through_all_that_was_loaded(lite, processes):
     with Program(lite, processes=processes).serving() as program:
-        assert int(program.get("/frozen").body) > 20_000
+        found = json.loads(program.get("/frozen").body)
+        assert found["frozen"] > 20_000
+        assert found["young"] == 10_000
         program.send(signal.SIGTERM)
         fine(program)

@@ -24,7 +24,7 @@ from pymysql.constants import COMMAND, SERVER_STATUS
 
 LENGTH = 14
 SELECTS = (b"SELECT `world`", b"SELECT `fortun")
-CHANGES = (b"UPDATE `world`",)
+CHANGES = (b"UPDATE world S",)
 ENDS = (b"SET AUTOCOMMIT", b"COMMIT", b"ROLLBACK")
 
 _AUTOCOMMIT = SERVER_STATUS.SERVER_STATUS_AUTOCOMMIT

@@ -3,7 +3,7 @@
     sys.exit(serve(make_app, 8000, "127.0.0.1", processes=4))
 
 What is done here: listening, forking, starting crashed processes again, signals, an end in good order, and
-what was loaded until then is taken from the garbage collector (``gc.freeze``).
+what was loaded until then is taken from the garbage collector (``gc.freeze``), which runs less often.
 Pools are made by the processes that use them, at their first query; the parent has neither an event loop
 nor a connection to a database.
 """

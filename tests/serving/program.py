@@ -41,10 +41,10 @@ class Pid(RequestHandler):
 
 
 class Frozen(RequestHandler):
-    """How many objects the garbage collector passes over."""
+    """How many objects the garbage collector passes over, and how many new ones it waits for."""
 
     def get(self) -> None:
-        self.write(str(gc.get_freeze_count()))
+        self.write({"frozen": gc.get_freeze_count(), "young": gc.get_threshold()[0]})
 
 
 class Wait(RequestHandler):
