@@ -229,9 +229,8 @@ async def _run_frame(frame: Frame, fn: Callable[..., Any], args: Any, kwargs: An
     # A task that starts eagerly may do so in a callback of the loop: no old stack is to be put there.
     reuse = kept and watch is None and (not _EAGER or frame.loop.get_task_factory() is None)
     g = kept.pop() if reuse else Green()
-    g.begin(
-        _running_task(frame.loop), frame
-    )  # no name for it: the traceback of its error would keep it
+    # The task gets no name here: the traceback of its own error would keep it alive.
+    g.begin(_running_task(frame.loop), frame)
     if watch is not None:
         watch(g)
     token = _frame.set(frame)

@@ -115,6 +115,17 @@ def test_cache_that_has_something_to_close_is_closed(run):
     assert closed == ["closed"]
 
 
+def test_cache_that_is_misnamed_and_not_used_harms_nobody(run, caplog):
+    async def main():
+        async with serving(Count) as served:
+            await served.get()
+            assert await drain(5) == 0
+
+    with override_settings(CACHES={"default": {"BACKEND": "no.such.Cache"}}):
+        run(main)
+    assert "request_finished" not in caplog.text
+
+
 def test_names_are_those_of_djangos_receivers():
     import django.core.handlers.base  # noqa: F401  (connects one of them)
 

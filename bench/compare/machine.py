@@ -72,12 +72,13 @@ def uninterrupted() -> Iterator[None]:
             signal.raise_signal(held[0])
 
 
-def allow_files(wanted: int = 65536) -> None:
-    """Let this process, and those that it starts, have so many open files, or as many as they may."""
+def allow_files(wanted: int = 65536) -> int:
+    """Let this process, and those that it starts, have so many open files; return how many they may have."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     most = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
     if soft != resource.RLIM_INFINITY and soft < most:
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+    return most
 
 
 def processes(session: int) -> list[int]:

@@ -108,28 +108,14 @@ def by_peer(
 # --- what of a sample is shown ------------------------------------------------------------------
 
 
-def rate(samples: list[Sample]) -> float:
-    return median(each.rate for each in samples)
+def median_of(name: str) -> Callable[[list[Sample]], float]:
+    """Return what takes the median of a field of samples."""
+    return lambda samples: median(getattr(each, name) for each in samples)
 
 
-def p50(samples: list[Sample]) -> float:
-    return median(each.p50 for each in samples)
-
-
-def p99(samples: list[Sample]) -> float:
-    return median(each.p99 for each in samples)
-
-
-def cpu(samples: list[Sample]) -> float:
-    return median(each.cpu for each in samples)
-
-
-def database_cpu(samples: list[Sample]) -> float:
-    return median(each.database_cpu for each in samples)
-
-
-def statements(samples: list[Sample]) -> float:
-    return median(each.statements for each in samples)
+rate, p50, p99 = median_of("rate"), median_of("p50"), median_of("p99")
+cpu, database_cpu = median_of("cpu"), median_of("database_cpu")
+statements = median_of("statements")
 
 
 def memory(samples: list[Sample]) -> float:

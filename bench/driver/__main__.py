@@ -13,10 +13,10 @@ import json
 import os
 import platform
 import sys
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from bench.compare import machine
 from bench.driver import report
 from bench.driver.clients import DRIVERS, available
 from bench.driver.rounds import REFERENCE, Different, Plan, Samples, run_rounds
@@ -115,12 +115,6 @@ def show_profile(options: argparse.Namespace, plan: Plan) -> int:
 
 def describe(plan: Plan, server: MariaDB) -> dict[str, Any]:
     """Tell what was measured on."""
-    packages = {}
-    for name in PACKAGES:
-        try:
-            packages[name] = version(name)
-        except PackageNotFoundError:
-            continue
     [row] = server.execute("SELECT VERSION() AS version")
     return {
         "python": platform.python_version(),
@@ -128,7 +122,7 @@ def describe(plan: Plan, server: MariaDB) -> dict[str, Any]:
         "cores": os.cpu_count(),
         "pinned": plan.core is not None,
         "server": row["version"],
-        "packages": packages,
+        "packages": machine.versions(PACKAGES),
         "rounds": plan.rounds,
         "queries": {
             f"{name}, {flight} in flight": plan.count(name, flight)

@@ -19,10 +19,10 @@ import platform
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from bench.compare import machine
 from bench.driver.__main__ import cores
 from bench.driver.worker import pin
 from bench.growth.curves import KIB, MIB, Curve, show, table
@@ -109,12 +109,6 @@ def judge(curves: Sequence[Curve]) -> list[str]:
 
 def describe(plan: Plan, server: str) -> dict[str, Any]:
     """Tell what was measured on."""
-    packages = {}
-    for name in PACKAGES:
-        try:
-            packages[name] = version(name)
-        except PackageNotFoundError:
-            continue
     return {
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.machine()}",
@@ -122,7 +116,7 @@ def describe(plan: Plan, server: str) -> dict[str, Any]:
         "pinned": plan.core is not None,
         "loop": plan.loop,
         "database": server,
-        "packages": packages,
+        "packages": machine.versions(PACKAGES),
         "pool": POOL,
         "rounds": plan.rounds,
         "requests": plan.requests,

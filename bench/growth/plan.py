@@ -11,8 +11,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+from bench.compare.machine import allow_files
 from bench.growth.curves import KIB, MIB, Curve, make_curve
-from bench.split.crowd import Crowd, allow_files
+from bench.split.crowd import Crowd
 from bench.split.process import started
 
 #: connections that ask at the same time, where not all do

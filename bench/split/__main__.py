@@ -18,11 +18,11 @@ import platform
 import random
 import sys
 from contextlib import ExitStack
-from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from bench.compare import machine
 from bench.driver.__main__ import cores
 from bench.driver.worker import pin
 from bench.split import parts
@@ -161,12 +161,6 @@ def sample(server: Server, crowd: Crowd, workload: str, variant: str, count: int
 
 def describe(options: argparse.Namespace, mariadb: MariaDB, core: int | None) -> dict[str, Any]:
     """Tell what was measured, and on what."""
-    packages = {}
-    for name in PACKAGES:
-        try:
-            packages[name] = version(name)
-        except PackageNotFoundError:
-            continue
     [row] = mariadb.execute("SELECT VERSION() AS version")
     return {
         "what": "CPU microseconds a request, medians",
@@ -176,7 +170,7 @@ def describe(options: argparse.Namespace, mariadb: MariaDB, core: int | None) ->
         "cores": os.cpu_count(),
         "pinned": core is not None,
         "database": row["version"],
-        "packages": packages,
+        "packages": machine.versions(PACKAGES),
         "rounds": options.rounds,
         "connections": CONNECTIONS,
         "pool": POOL,

@@ -6,7 +6,6 @@ at. It costs 20 µs a request, on another core than the server's.
 
 from __future__ import annotations
 
-import resource
 import select
 import socket
 from collections import deque
@@ -104,13 +103,3 @@ def is_whole(data: bytes, path: str) -> bool:
     at = data.index(b"\r\nContent-Length: ") + 18
     length = int(data[at : data.index(b"\r", at)])
     return len(data) >= end + 4 + length
-
-
-def allow_files(number: int) -> int:
-    """Raise the limit of open files as far as is allowed; return how many there may be, of ``number``."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = number if hard == resource.RLIM_INFINITY else min(number, hard)
-    if soft != resource.RLIM_INFINITY and soft < wanted:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
-        return wanted
-    return number if soft == resource.RLIM_INFINITY else min(number, soft)

@@ -82,7 +82,10 @@ def _caches_stay_open() -> bool:
     """Tell whether no cache backend does anything when it is closed: Django's local memory, for one."""
     global _settings, _stay_open
     if caches.settings is not _settings:
-        classes = [import_string(each["BACKEND"]) for each in caches.settings.values()]
+        try:
+            classes = [import_string(each["BACKEND"]) for each in caches.settings.values()]
+        except ImportError:  # one that nobody uses, perhaps: whoever does is told so by Django
+            classes = [None]
         _stay_open = all(getattr(cls, "close", None) is BaseCache.close for cls in classes)
         _settings = caches.settings
     return _stay_open
