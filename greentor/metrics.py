@@ -75,6 +75,11 @@ class StatsCollector(Collector):
         yield GaugeMetricFamily(
             "greentor_requests_running", "Requests being answered.", value=now.requests
         )
+        yield GaugeMetricFamily(
+            "greentor_requests_queued",
+            "Requests that wait for their turn, as max_concurrency are running.",
+            value=now.queued,
+        )
         requests = HistogramMetricFamily(
             "greentor_request_duration_seconds",
             "How long requests took, while they were recorded.",

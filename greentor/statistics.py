@@ -16,8 +16,8 @@ from greentor.histogram import Histogram
 from greentor.pool.stats import PoolStats, Timing
 from greentor.recording import SlowQuery
 
-#: returns how many requests are running: `greentor.web` puts its own here
-running_requests: Callable[[], int] = lambda: 0  # noqa: E731
+#: returns how many requests are running, and how many wait for that: `greentor.web` puts its own here
+count_requests: Callable[[], tuple[int, int]] = lambda: (0, 0)  # noqa: E731
 
 
 @dataclass(frozen=True)
@@ -55,6 +55,8 @@ class Stats:
     greenlets: int
     #: of this process: requests, and messages of websockets, that a `BaseRequestHandler` is at work on
     requests: int
+    #: of this process: requests that wait for their turn, where `max_concurrency` is set
+    queued: int
     #: how late the loop's timers were; None if nobody has watched yet
     loop_lag: Timing | None
     #: by alias
@@ -82,6 +84,7 @@ def stats() -> Stats:
     """
     loop = asyncio.get_running_loop()
     lag = recording.loop_lag(loop)
+    running, queued = count_requests()
     aliases = sorted(set(recording.query_counts) | set(recording.query_times))
     routes = [
         RouteStats(*key, seconds=histogram.timing())
@@ -93,7 +96,8 @@ def stats() -> Stats:
         recording=recording.active,
         pools=pools(loop),
         greenlets=sum(1 for _ in stacks.greenlets(loop)),
-        requests=running_requests(),
+        requests=running,
+        queued=queued,
         loop_lag=None if lag is None else lag.timing(),
         queries={
             alias: QueryStats(

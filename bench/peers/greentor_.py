@@ -1,7 +1,8 @@
 """Tornado with greentor: the same handlers as those that block, on `BaseRequestHandler`.
 
 As its README and docs/deployment.md have it: ``greentor.serving.serve``, the engine ``greentor.db.mysql``
-with a pool of ``--pool`` connections, and ``warm_pools`` before the first request.
+with a pool of ``--pool`` connections, ``warm_pools`` before the first request, and no more requests at once
+than there are connections.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ def main() -> None:
 
     async def make() -> Application:
         await warm_pools()
-        return make_app(Green, Green)
+        return make_app(Green, Green, max_concurrency=given.pool)
 
     new_loop = importlib.import_module(given.loop).new_event_loop
     sys.exit(serve(make, given.port, "127.0.0.1", processes=given.processes, loop_factory=new_loop))

@@ -49,7 +49,9 @@ class Blocking(Answering):
         self.answer(self.work(*self.arguments()))
 
 
-def make_app(handler: type[Answering], plain: type[Answering] = Blocking) -> Application:
+def make_app(
+    handler: type[Answering], plain: type[Answering] = Blocking, **settings: Any
+) -> Application:
     """Return the application: ``handler`` for what needs the database, ``plain`` for the rest."""
     from bench.peers import work
 
@@ -66,4 +68,4 @@ def make_app(handler: type[Answering], plain: type[Answering] = Blocking) -> App
         ("/sleep", handler, {"work": work.sleep, **milliseconds}),
         ("/page", handler, {"work": work.page, **html}),
     ]
-    return Application(routes)
+    return Application(routes, **settings)

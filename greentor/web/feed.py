@@ -23,6 +23,7 @@ from tornado.websocket import WebSocketHandler
 from greentor import recording, stacks, statistics
 from greentor.bridge import Green
 from greentor.histogram import Histogram
+from greentor.web import admission
 from greentor.web.draining import _at_work
 
 #: seconds between two events, and between two looks at whether the server is stopping
@@ -194,4 +195,10 @@ def _age(handler: RequestHandler) -> float | None:
     return None if isinstance(handler, WebSocketHandler) else handler.request.request_time()
 
 
-statistics.running_requests = lambda: sum(isinstance(each, RequestHandler) for each in _at_work)
+def _requests() -> tuple[int, int]:
+    """Return how many requests are running, and how many wait for their turn."""
+    waiting = admission.waiting
+    return sum(isinstance(each, RequestHandler) for each in _at_work) - waiting, waiting
+
+
+statistics.count_requests = _requests

@@ -27,7 +27,7 @@ from tornado.web import Application, HTTPError, RequestHandler
 from greentor import bridge, holding, recording
 from greentor.bridge import DeadlineExceeded
 from greentor.pool import PoolTimeout
-from greentor.web import draining, routes, signals
+from greentor.web import admission, draining, routes, signals
 from greentor.web.coroutines import stepped
 from greentor.web.interrupting import CLIENT_GONE, Interruptible
 from greentor.web.streaming import in_scope
@@ -73,14 +73,21 @@ class BaseRequestHandler(Interruptible):
     #: how long the request keeps its connections: see `greentor.holding`; None leaves it to each database
     hold: str | None = None
 
+    #: how many requests to the class run at once, in a process; more wait in order, before `initialize`.
+    #: 0 for any; None shares the application's setting of this name, 0 by default, with other handlers
+    max_concurrency: int | None = None
+
     _in_greenlet: tuple[str, ...] = ("prepare",)  # methods that run there, besides the verbs
     _retry_after: int | None = None
+    _refusal: BaseException | None = None  # what kept it from having its turn
     _context: Context  # of the request, while its body is streamed
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         if cls.hold is not None:
             holding.check(cls.hold, f"{cls.__qualname__}.hold")
+        if cls.max_concurrency is not None:
+            admission.check(cls.max_concurrency, f"{cls.__qualname__}.max_concurrency")
         for name in (*cls._in_greenlet, *(method.lower() for method in cls.SUPPORTED_METHODS)):
             method = getattr(cls, name, None)
             if method is not None and getattr(method, "__tornado_coroutine__", False):
@@ -103,11 +110,20 @@ class BaseRequestHandler(Interruptible):
     async def _execute(self, transforms: list[Any], *args: bytes, **kwargs: bytes) -> None:
         self._transforms = transforms
         draining.enter(self)
-        self._begin()
+        queue = None
         try:
+            loop = self._begin()
+            try:
+                queue = admission.queue_for(self, self.max_concurrency, loop)
+                if queue is not None:
+                    await queue.enter()
+            except (ValueError, asyncio.CancelledError) as exc:
+                queue, self._refusal = None, exc  # to be answered in the greenlet
             name = f"{self.request.method} {self.request.path}"
             await bridge.run_in_scope(name, self._execute_green, args, kwargs)
         finally:
+            if queue is not None:
+                queue.release()
             self._end()
             draining.leave(self)
 
@@ -123,6 +139,9 @@ class BaseRequestHandler(Interruptible):
             try:
                 signals.send_started(type(self))
                 self.initialize(**self._initialize_kwargs)
+                if self._refusal is not None:
+                    refusal, self._refusal = self._refusal, None
+                    raise refusal
                 verb = self._wrap_verb()
             except Exception as exc:
                 self._handle_request_exception(exc)

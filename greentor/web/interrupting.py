@@ -46,12 +46,13 @@ class Interruptible(AtomicRequests):
         if not hasattr(method, "_greentor_wrapped"):
             cls.on_connection_close = _noticed(method)  # type: ignore[method-assign]
 
-    def _begin(self) -> None:
-        """Note the task of the request, and start its clock."""
-        self._task = task = asyncio.current_task()
+    def _begin(self) -> asyncio.AbstractEventLoop:
+        """Note the task of the request, and start its clock; return the running loop."""
+        loop = asyncio.get_running_loop()
+        self._task = task = asyncio.current_task(loop)
         seconds = self._option("request_timeout")
         if seconds:
-            self._timer = asyncio.get_running_loop().call_later(seconds, self._interrupt, TIMED_OUT)
+            self._timer = loop.call_later(seconds, self._interrupt, TIMED_OUT)
         if self._interruption is not None and task is not None:  # it was gone before this
             task.cancel()
         if self._prepared_future is not None and self._option("cancel_on_disconnect"):
@@ -59,6 +60,7 @@ class Interruptible(AtomicRequests):
             stream = getattr(self.request.connection, "stream", None)
             if stream is not None:
                 stream.set_close_callback(self._note_close)
+        return loop
 
     def _end(self) -> None:
         self._task = self._receiving = None

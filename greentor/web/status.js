@@ -182,6 +182,7 @@
     const some = event.latency.count > 0;
     const shown = {
       "Running requests": amount(event.requests),
+      ...(event.queued ? { "Queued requests": amount(event.queued) } : {}),
       "Requests a second": amount(event.rates.requests),
       "Latency, p50": some ? time(event.latency.p50) : "–",
       "Latency, p99": some ? time(event.latency.p99) : "–",
