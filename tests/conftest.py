@@ -154,7 +154,7 @@ def run(request: pytest.FixtureRequest) -> Callable[..., Any]:
                 return asyncio.all_tasks() - before
 
             try:  # one that has just been cancelled needs a moment
-                await await_until(lambda: not left(), timeout=0.5)
+                await await_until(lambda: not left(), timeout=5)
             except AssertionError:
                 pytest.fail(f"tasks are left pending: {left()}")
             return result

@@ -22,6 +22,7 @@ from greentor import bridge
 from greentor.drivers import pymysql as driver
 from tests.certificates import create_certificates
 from tests.mariadb import MariaDB
+from tests.noise import Noise, undisturbed
 from tests.proxy import Proxy, Way, sockets
 from tests.scripted_server import OK, PUBLIC_KEY, Peer, ScriptedServer
 from tests.waiting import await_until, until
@@ -96,7 +97,7 @@ def test_server_that_does_not_answer(run: Any, full: tuple[str, int]) -> None:
         before = time.monotonic()
         with pytest.raises(pymysql.err.OperationalError) as info:
             connect(host=full[0], port=full[1], user="u", connect_timeout=LIMIT)
-        assert LIMIT * 0.9 < time.monotonic() - before < 2
+        assert LIMIT * 0.9 < time.monotonic() - before < 8  # by default 10 s; the kernel's is 130 s
         return info.value.args
 
     theirs = connect(pymysql.connect)
@@ -377,8 +378,9 @@ def test_read_timeout_is_for_silence_not_for_a_slow_row(
             connection.close()
             return len(text)
 
-    assert read(pymysql.connect) == 600_000
-    assert run(greentor.green(read), driver.connect) == 600_000
+    # A machine that stands still for longer than the limit is silence as well.
+    assert undisturbed(lambda: read(pymysql.connect), 0.1) == 600_000
+    assert undisturbed(lambda: run(greentor.green(read), driver.connect), 0.1) == 600_000
 
 
 def test_write_timeout_is_for_the_whole_of_a_packet(
@@ -388,9 +390,10 @@ def test_write_timeout_is_for_the_whole_of_a_packet(
         with Session(connect, {**params, **security}, mariadb) as session:
             connection = session.open(write_timeout=0.2)
             before = time.monotonic()
-            with trickle(session.proxy.up, 200_000, 0.02):
+            with Noise() as noise, trickle(session.proxy.up, 200_000, 0.02):
                 result = raised(query, connection, "DO LENGTH('{}')".format("x" * 15_000_000))
-            assert time.monotonic() - before < 1.2  # all of it would take 1.5 s
+            took = time.monotonic() - before
+            assert took < 1.2 + noise.total  # all of it would take 1.5 s
             assert not connection.open
             return result
 
@@ -398,7 +401,7 @@ def test_write_timeout_is_for_the_whole_of_a_packet(
     assert run(greentor.green(write), driver.connect) == (pymysql.err.OperationalError, 2006)
 
 
-def test_limit_of_one_call_is_not_left_to_the_next(run: Any, params: Any, mariadb: MariaDB) -> None:
+def test_limit_of_one_call_is_not_left_to_the_next(run: Any, params: Any) -> None:
     @greentor.green
     def main() -> None:
         connection = driver.connect(**params, read_timeout=0.3, write_timeout=0.3)
@@ -409,4 +412,4 @@ def test_limit_of_one_call_is_not_left_to_the_next(run: Any, params: Any, mariad
         until(lambda: connection.quiet)
         connection.close()
 
-    run(main)
+    undisturbed(lambda: run(main), 0.05)

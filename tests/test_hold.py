@@ -399,7 +399,7 @@ class TestHolds:
             with pytest.raises(PoolTimeout, match="1 of 1 in use"):
                 Author.objects.count()
             go_on.set()
-            await asyncio.sleep(0.05)
+            await await_until(lambda: not in_use())
             return Author.objects.count()
 
         async def main():

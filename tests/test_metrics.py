@@ -16,7 +16,7 @@ from greentor.db.pools import current_pools
 from greentor.web import metrics as web_metrics
 from greentor.web.metrics import MetricsHandler
 from tests.test_stats import clean_recording  # noqa: F401
-from tests.test_status import Sleep, allow
+from tests.test_status import Gate, Sleep, allow
 from tests.test_web import Served
 from tests.waiting import await_until
 
@@ -126,17 +126,20 @@ def test_a_scrape_records_until_nobody_has_scraped_for_a_while(run, monkeypatch)
     run(main)
 
 
-def test_a_scrape_needs_no_connection(run, monkeypatch):
+def test_a_scrape_needs_no_connection(run, mariadb, monkeypatch):
     from django.conf import settings
 
     options = settings.DATABASES["default"]["OPTIONS"]
-    monkeypatch.setitem(options, "pool", {"pool_size": 1, "max_overflow": 0, "pool_timeout": 9})
+    monkeypatch.setitem(options, "pool", {"pool_size": 1, "max_overflow": 0, "pool_timeout": 25})
 
     async def main():
-        held = greentor.spawn(Sleep.get, None, "1")
-        waits = greentor.spawn(Sleep.get, None, "0")
-        await await_until(lambda: any(pool.waiting for pool in current_pools()))
-        _, samples = await asyncio.wait_for(scrape(), 0.9)
+        mariadb.execute("DO GET_LOCK('gate', 0)")  # until it is done
+        try:
+            held, waits = (greentor.spawn(Gate.get, None) for _ in range(2))
+            await await_until(lambda: any(pool.waiting for pool in current_pools()))
+            _, samples = await asyncio.wait_for(scrape(), 20)
+        finally:
+            mariadb.execute("DO RELEASE_LOCK('gate')")
         await asyncio.gather(held, waits)
         return samples
 

@@ -13,12 +13,10 @@ from sqlalchemy.orm import Session, scoped_session, sessionmaker
 import greentor
 from greentor import green, spawn
 from tests.docs.blocks import load
-from tests.waiting import await_until, wait_until
+from tests.waiting import GATE, await_until, wait_until
 
 MANY = 50
 DATABASE = "other_orms"
-#: waits until the test opens the gate: the statement that is to be seen many times at once
-GATE = "SELECT GET_LOCK('gate', 30), RELEASE_LOCK('gate')"
 #: far longer than any of these tests
 LONG = "SELECT SLEEP(60)"
 

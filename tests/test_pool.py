@@ -273,21 +273,27 @@ def test_pool_timeout_comes_in_time_says_the_numbers_and_loses_no_release(
     run: Any, driver: FakeDriver
 ) -> None:
     async def main() -> None:
-        pool = make_pool(driver, 1, 1, pool_timeout=1)
+        pool = make_pool(driver, 1, 1, pool_timeout=0.4)
         held = [(await bridge.run_in_scope("h", pool.acquire, driver.open))[0] for _ in range(2)]
         start = time.monotonic()
         tasks = [spawn(pool.acquire, driver.open) for _ in range(3)]
-        reference = asyncio.create_task(asyncio.sleep(1))  # a busy machine is late for it as well
-        results = await asyncio.gather(*tasks, return_exceptions=True)
-        took = time.monotonic() - start
+        await settle()
+        # Each has its timer by now. The order of timers is that of their times, even on a loop that is
+        # late for all of them; and one after the other, the three would need until 1.2 s.
+        reference = asyncio.create_task(asyncio.sleep(0.7))
+        first, _ = await asyncio.wait([tasks[0], reference], return_when=asyncio.FIRST_COMPLETED)
+        assert reference not in first or tasks[0] in first
+        assert time.monotonic() - start >= 0.399
         await reference
-        assert 0.999 <= took < time.monotonic() - start + 0.1
+        await settle()
+        assert all(task.done() for task in tasks)
+        results = await asyncio.gather(*tasks, return_exceptions=True)
         for result, waiting in zip(results, (3, 2, 1), strict=True):
             assert isinstance(result, PoolTimeout)
             assert isinstance(result, TimeoutError)
             text = str(result)
             assert text.startswith(
-                f"no connection after 1.0 s from the pool 'test': 2 of 2 in use, {waiting} waiting;"
+                f"no connection after 0.4 s from the pool 'test': 2 of 2 in use, {waiting} waiting;"
             )
             assert "pool_size" in text
         assert counts(pool) == (2, 0, 0)

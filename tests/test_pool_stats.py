@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -86,21 +87,22 @@ def test_a_snapshot_does_not_change(run: Any, driver: FakeDriver) -> None:
 def test_waiting_and_holding_are_timed(run: Any, driver: FakeDriver) -> None:
     async def main() -> None:
         pool = make_pool(driver, 1)
+        start = time.monotonic()
         connection, _ = await spawn(pool.acquire, driver.open)
+        opened = time.monotonic() - start
         waiter = spawn(pool.acquire, driver.open)
         await settle()
-        start = time.monotonic()
         await asyncio.sleep(0.05)
         stats = pool.stats()
         took = time.monotonic() - start
         assert (stats.in_use, stats.waiting, stats.open) == (1, 1, 1)
-        assert 0.049 <= stats.longest_wait <= stats.longest_hold < took + 0.1
+        assert 0.049 <= stats.longest_wait <= stats.longest_hold <= took
         pool.release(connection)
         await waiter
         pool.release(connection)
         stats = pool.stats()
         assert (stats.wait.count, stats.hold.count) == (2, 2)
-        assert stats.wait.p50 < 0.049
+        assert stats.wait.p50 <= opened
         assert min(stats.wait.max, stats.hold.max) >= 0.049
         assert (stats.longest_wait, stats.longest_hold) == (0.0, 0.0)
 
@@ -116,10 +118,12 @@ def test_opening_counts_as_waiting(run: Any, driver: FakeDriver) -> None:
             greentor.sleep(0.02)
             return driver.open()
 
+        start = time.monotonic()
         pool.release(pool.acquire(slow_open)[0])
+        took = time.monotonic() - start
         stats = pool.stats()
         assert stats.wait.max >= 0.019
-        assert stats.hold.max < 0.019
+        assert stats.wait.max + stats.hold.max <= took
 
     run(main)
 
@@ -128,13 +132,20 @@ def test_reset_does_not_count_as_holding(run: Any, driver: FakeDriver) -> None:
     @greentor.green
     def main() -> None:
         pool = make_pool(driver)
+        resets = []
+
+        def slow_reset() -> None:
+            resets.append(time.monotonic())
+            greentor.sleep(0.02)
+
+        start = time.monotonic()
         connection, _ = pool.acquire(driver.open)
         connection.clean = False
-        driver.on_reset = lambda: greentor.sleep(0.02)
+        driver.on_reset = slow_reset
         pool.release(connection)
         stats = pool.stats()
         assert (stats.resets, stats.hold.count) == (1, 1)
-        assert stats.hold.max < 0.019
+        assert stats.hold.max <= resets[0] - start
 
     run(main)
 
@@ -242,13 +253,18 @@ def test_failures_to_get_one_are_counted(run: Any, driver: FakeDriver) -> None:
 
 
 def test_what_is_counted_in_each_loan_costs_less_than_half_a_microsecond() -> None:
+    def cost(wait: Callable[[float], Any], hold: Callable[[float], Any]) -> float:
+        best = float("inf")
+        for _ in range(20):
+            start = time.perf_counter()
+            for _ in range(1000):
+                now = time.monotonic()
+                wait(now - now)
+                hold(time.monotonic() - now)
+            best = min(best, (time.perf_counter() - start) / 1000)
+        return best
+
     counters = Counters()
-    best = float("inf")
-    for _ in range(20):
-        start = time.perf_counter()
-        for _ in range(1000):
-            now = time.monotonic()
-            counters.wait.add(now - now)
-            counters.hold.add(time.monotonic() - now)
-        best = min(best, (time.perf_counter() - start) / 1000)
-    assert best < 0.5e-6
+    # On a slow machine, what the least costs that may be done there says what half a microsecond is.
+    least = cost(abs, abs)
+    assert cost(counters.wait.add, counters.hold.add) < max(0.5e-6, 4 * least)

@@ -112,11 +112,11 @@ def test_half_a_request_is_waited_for(lite):
                 assert answer.headers["connection"] == "close"
             assert answer.body == b"6"
 
-    with Program(lite, grace=15).serving() as program:
+    with Program(lite, grace=30).serving() as program:
         begin = time.monotonic()
         asyncio.run(main())
         fine(program)
-        assert time.monotonic() - begin < 10
+        assert time.monotonic() - begin < 15
 
 
 class Hello(RequestHandler):
@@ -209,7 +209,7 @@ def test_what_takes_longer_than_grace_is_cut(lite, loop):
         begin = time.monotonic()
         asyncio.run(main())
         fine(program)
-        assert time.monotonic() - begin < 4
+        assert time.monotonic() - begin < 15
     assert "cut off after 0.3 s: 2 requests or connections" in program.log
     assert "at stop, 2.0 s" in program.out
 
@@ -252,12 +252,12 @@ def test_websockets_are_closed_with_1001(lite, loop, path):
             assert (each.close_code, each.close_reason) == (1001, "the server stops")
             each.close()
 
-    with Program(lite, loop=loop).serving() as program:
+    with Program(lite, loop=loop, grace=30).serving() as program:
         url = f"ws://127.0.0.1:{program.port}{path}"
         begin = time.monotonic()
         asyncio.run(main())
         fine(program)
-        assert time.monotonic() - begin < 4
+        assert time.monotonic() - begin < 15
     assert "cut off" not in program.log
     assert program.out.count("closed 1001\n") == 5
 
@@ -276,7 +276,7 @@ def test_a_websocket_that_does_not_answer_the_farewell_is_cut(lite, path):
         begin = time.monotonic()
         asyncio.run(main())
         fine(program)
-        assert time.monotonic() - begin < 4
+        assert time.monotonic() - begin < 15
     assert "cut off after 0.5 s: 1 requests or connections" in program.log
     assert program.out.count("closed") == 1
 
@@ -289,7 +289,7 @@ def test_a_second_signal_ends_it_at_once(lite, number):
             await begun(program, "/wait")
             await stop(program, number)
             program.send(number)
-            assert program.wait(5) == -number
+            assert program.wait(15) == -number
 
     with Program(lite).serving() as program:
         asyncio.run(main())

@@ -178,11 +178,11 @@ def test_stop_under_load_answers_every_request_that_arrived(maria, loop, mariadb
             program.send(signal.SIGTERM)
         return outcome
 
-    with Program(maria, loop=loop, processes=2, grace=10).serving() as program:
+    with Program(maria, loop=loop, processes=2, grace=30).serving() as program:
         outcome = asyncio.run(main())
         begin = time.monotonic()
         fine(program)
-        assert time.monotonic() - begin < 5
+        assert time.monotonic() - begin < 15
     assert outcome["lost"] == 0
     assert outcome["closing"] > 0
     assert (

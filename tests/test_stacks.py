@@ -1,6 +1,7 @@
 """Where greenlets stand: what they wait for, on which line, with which query."""
 
 import asyncio
+import threading
 
 import pytest
 from django.db import connection, transaction
@@ -115,12 +116,15 @@ def test_a_worker_thread_and_a_future_are_told(run):
         async def on_future():
             await future
 
+        over = threading.Event()
+
         def in_thread():
-            greentor.thread(lambda: asyncio.run(asyncio.sleep(0.3)))
+            greentor.thread(lambda: asyncio.run(asyncio.to_thread(over.wait, 30)))
 
         first, second = greentor.spawn(in_thread), greentor.spawn(on_future)
         await locate(first, "a worker thread")
         position = await locate(second, "a future")
+        over.set()
         future.set_result(None)
         await asyncio.gather(first, second)
         return position

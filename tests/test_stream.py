@@ -342,7 +342,7 @@ def test_many_writes_in_a_row_need_no_answer(
     @greentor.green
     def main() -> None:
         stream, peer = open_tls_pair(listener, contexts) if tls else open_pair(listener)
-        stream.settimeout(2)
+        stream.settimeout(10)
         with in_thread(lambda: read_all(peer, 50 * 16384)) as result:
             for index in range(50):
                 stream.sendall(bytes([index]) * 16384)

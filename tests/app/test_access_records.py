@@ -108,9 +108,8 @@ def test_a_signal_loses_no_view_that_was_answered(server, execute):
     asyncio.run(ask(server, answered, many, at=VIEWS // 2))
     begin = time.monotonic()
     assert server.wait() == 0
-    assert (
-        time.monotonic() - begin < 10
-    )  # who keeps asking on an open connection does not keep it up
+    # Who keeps asking on an open connection does not keep it up.
+    assert time.monotonic() - begin < 15
     assert "did not finish" not in server.log
     found = recorded(execute)
     assert VIEWS // 2 <= len(answered) <= len(found) < many
@@ -176,7 +175,7 @@ def test_a_table_that_is_away_delays_no_answer_and_loses_no_view(server, execute
     begin = time.monotonic()
     for number in range(20):
         assert server.get(f"/?n={number}").status == 200
-    assert time.monotonic() - begin < 3
+    assert time.monotonic() - begin < 10  # a batch that failed waits for 1 s
     wait_until(lambda: "could not be written" in server.log)
     execute("ALTER TABLE elsewhere RENAME TO app_accessrecord")
     wait_until(lambda: len(recorded(execute)) == 20)

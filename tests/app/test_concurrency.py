@@ -12,6 +12,7 @@ import pytest
 
 from app.timeline import Bar, Timeline, draw, find_ticks
 from tests.app.pages import Site, find, open_site
+from tests.noise import undisturbed
 from tests.waiting import wait_until
 
 CHARTS = ["side-by-side", "by-turns", "semaphore", "http"]
@@ -69,7 +70,7 @@ def test_ten_queries_overlap_on_one_thread(site):
     for rows in charts.values():
         for _, asked, began, ended, _ in rows:
             assert 0 <= asked <= began < ended
-            assert 95 < ended - began < 2000
+            assert 95 < ended - began < 30_000
     # those who take turns do so in the order in which they asked
     turns = charts["by-turns"]
     assert [row[2] for row in turns] == sorted(row[2] for row in turns)
@@ -148,11 +149,15 @@ def test_a_timeout_within_a_task_group_is_no_error_of_ours(request, tmp_path_fac
 
 def test_a_server_that_stops_cannot_be_called_and_the_page_says_so(request, tmp_path_factory):
     request.param = "sqlite"
+    undisturbed(lambda: _stop_before_it_calls_itself(request, tmp_path_factory), 0.3)
+
+
+def _stop_before_it_calls_itself(request, tmp_path_factory):
     with open_site(request, tmp_path_factory) as site:
         connection = site.connect()
         connection.request("GET", "/demo/concurrency")
-        time.sleep(0.4)  # its HTTP calls come after some 900 ms
-        site.send(signal.SIGTERM)
+        assert site.get("/json").status == 200  # which came after it
+        site.send(signal.SIGTERM)  # its HTTP calls come after some 900 ms
         answer = connection.getresponse()
         html = answer.read().decode()
         connection.close()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from threading import Thread
@@ -336,12 +335,10 @@ def test_hashing_holds_neither_the_loop_nor_a_connection(site):
     sent: list[Any] = []
     creating = Thread(target=lambda: sent.extend(send_at_once(site, "POST", USERS, users)))
     creating.start()
-    slowest, answers = 0.0, 0
+    answers = 0
     while creating.is_alive():
-        begin = time.monotonic()
         assert site.get("/db").status == 200
-        slowest, answers = max(slowest, time.monotonic() - begin), answers + 1
+        answers += 1
     creating.join()
     assert {answer.status for answer in sent} == {201}
-    assert answers > 10
-    assert slowest < 1
+    assert answers > 10  # who waited for each hash to end would get 6, and one more

@@ -205,7 +205,7 @@ class MariaDB:
             autocommit=True,
             ssl_disabled=True,
             init_command="SET wait_timeout = 86400",
-            connect_timeout=5,
+            connect_timeout=20,
             read_timeout=60,
             cursorclass=pymysql.cursors.DictCursor,
         )
