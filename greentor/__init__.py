@@ -11,9 +11,9 @@ from greentor.bridge import (
     await_,
     green,
     in_green,
-    scope_hooks,
     spawn,
 )
+from greentor.bridge.running import scope_hooks
 from greentor.executor import GreenExecutor
 from greentor.glocal import local
 from greentor.holding import hold

@@ -15,7 +15,8 @@ class GreentorConfig(AppConfig):
     verbose_name = "greentor"
 
     def ready(self) -> None:
-        from greentor import bridge, checks, recording, watchdog
+        from greentor import checks, recording, watchdog
+        from greentor.bridge import running
         from greentor.db import seams
 
         seams.install()
@@ -25,6 +26,6 @@ class GreentorConfig(AppConfig):
             logger.warning(sentence)
         options = checks.options()
         if (limit := options["block_warning"]) is not None:
-            bridge.scope_hooks.append(watchdog.scope_hook(limit))
+            running.scope_hooks.append(watchdog.scope_hook(limit))
         if options["record"]:
-            bridge.scope_hooks.append(recording.scope_hook())
+            running.scope_hooks.append(recording.scope_hook())

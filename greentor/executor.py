@@ -24,6 +24,7 @@ from contextvars import Context
 from typing import Any, ParamSpec, TypeVar
 
 from greentor import bridge
+from greentor.bridge.running import name_of
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -80,7 +81,7 @@ class _Call:
         self.task: asyncio.Task[None] | None = None
 
     async def run(self) -> None:
-        name = bridge._name(self.fn)
+        name = name_of(self.fn)
         try:
             result = await bridge.run_in_scope(name, self.fn, *self.args, **self.kwargs)
         except (Exception, SystemExit) as exc:  # a thread pool leaves SystemExit to the caller, too

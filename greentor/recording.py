@@ -233,7 +233,7 @@ def stop() -> None:
 
 
 def scope_hook() -> Callable[[asyncio.AbstractEventLoop], None]:
-    """Record from now on; return a hook for `greentor.bridge.scope_hooks` that includes each loop."""
+    """Record from now on; return a hook for `greentor.bridge.running.scope_hooks` that includes each loop."""
     global _watchers
     _watchers += 1
     _update()

@@ -17,8 +17,7 @@ from typing import Any
 
 from greenlet import getcurrent
 
-from greentor import bridge
-from greentor.bridge import Green
+from greentor.bridge import Green, running, waiting
 from greentor.recording import shorten
 
 #: frames of a stack that are shown, the innermost ones
@@ -31,9 +30,9 @@ _LIBRARIES = tuple(
     if (path := sysconfig.get_path(name))
 )
 
-_DRIVE: CodeType = bridge._drive.__code__
-_WAIT: CodeType = bridge.wait.__code__
-_STEP: CodeType = bridge._step.__code__
+_DRIVE: CodeType = running.drive.__code__
+_WAIT: CodeType = waiting.wait.__code__
+_STEP: CodeType = waiting.step.__code__
 
 #: in other words, what `bridge.wait` was told, and what calls `bridge.await_` for its own purposes
 _WAITS = {

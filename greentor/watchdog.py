@@ -90,7 +90,7 @@ def _stack_of(thread: int) -> str:
 
 
 def scope_hook(milliseconds: float) -> Callable[[asyncio.AbstractEventLoop], None]:
-    """Return a hook for `greentor.bridge.scope_hooks` that watches every loop from its first scope on."""
+    """Return a hook for `greentor.bridge.running.scope_hooks` that watches each loop from its first scope."""
     watched: weakref.WeakSet[asyncio.AbstractEventLoop] = weakref.WeakSet()
 
     def watch(loop: asyncio.AbstractEventLoop) -> None:

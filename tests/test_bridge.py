@@ -14,6 +14,7 @@ from greenlet import getcurrent, greenlet
 
 from greentor import NotGreen, await_, green, in_green, sleep, spawn, thread, waits
 from greentor import bridge as bridge_module
+from greentor.bridge import running
 
 VAR = contextvars.ContextVar("VAR", default="unset")
 
@@ -750,11 +751,11 @@ def test_spawn_holds_its_task_until_it_is_done(run):
         future = asyncio.get_running_loop().create_future()
         task = spawn(await_, future)
         await settle()
-        assert task in bridge_module._spawned
+        assert task in running.spawned
         future.set_result("result")
         assert await task == "result"
         await settle()
-        assert task not in bridge_module._spawned
+        assert task not in running.spawned
 
     run(main)
 

@@ -11,8 +11,8 @@ import pytest
 from greenlet import getcurrent, greenlet
 
 from greentor import NotGreen, ScopeClosed, await_, green, in_green, sleep, spawn, thread, timeout
-from greentor import bridge as bridge_module
 from greentor.bridge import current_scope, run_in_scope, step_detached, take_turn, wait
+from greentor.bridge.greens import frame_var
 
 VAR = contextvars.ContextVar("VAR")
 
@@ -469,7 +469,6 @@ def test_the_owner_ends_after_the_helper_at_work_and_refuses_those_queued(run):
             await contextless()
 
     async def contextless():
-        frame_var = bridge_module._frame
         assert frame_var.get() is None
         left = []
 

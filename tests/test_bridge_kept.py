@@ -13,7 +13,8 @@ import pytest
 from greenlet import getcurrent
 
 import greentor
-from greentor import bridge
+from greentor.bridge import running
+from greentor.bridge.kept import KEPT, idle
 from greentor.glocal import local
 
 
@@ -23,11 +24,11 @@ class Thing:
 
 @pytest.fixture(autouse=True)
 def none_kept():
-    bridge._kept.greens.clear()
+    idle.greens.clear()
 
 
 def kept() -> int:
-    return len(bridge._kept.greens)
+    return len(idle.greens)
 
 
 async def collected(ref: weakref.ref) -> bool:
@@ -147,7 +148,7 @@ def test_killing_a_greenlet_that_has_ended_does_not_strike_its_successor(run):
 
     async def main():
         g = await function()
-        bridge._kill(g)
+        running.kill(g)
 
         @greentor.green
         def next_one():
@@ -165,7 +166,7 @@ def test_no_more_are_kept_than_the_limit(run):
         await asyncio.gather(
             *(asyncio.create_task(greentor.green(greentor.sleep)(0.01)) for _ in range(200))
         )
-        assert kept() == bridge.KEPT
+        assert kept() == KEPT
 
     run(main)
 
@@ -173,7 +174,7 @@ def test_no_more_are_kept_than_the_limit(run):
 def test_each_thread_keeps_its_own_and_ends_them():
     async def main():
         await greentor.green(lambda: greentor.sleep(0))()
-        return [id(g) for g in bridge._kept.greens], [weakref.ref(g) for g in bridge._kept.greens]
+        return [id(g) for g in idle.greens], [weakref.ref(g) for g in idle.greens]
 
     found = []
     threads = [

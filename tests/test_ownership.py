@@ -15,7 +15,8 @@ from greenlet import getcurrent
 from pymysql import err
 
 import greentor
-from greentor import bridge, green
+from greentor import green
+from greentor.bridge.kept import idle
 from greentor.db.loans import LOOKS
 from greentor.db.pools import close_pools, current_pools
 from tests.noise import undisturbed
@@ -361,7 +362,7 @@ def test_a_loan_keeps_nothing_of_its_request_alive(run, options):
         await greentor.spawn(request)
         [pool] = current_pools()
         assert pool.idle == 1
-        bridge._kept.greens.clear()
+        idle.greens.clear()
         gc.collect()
         await await_until(lambda: [ref() for ref in refs] == [None, None])
 

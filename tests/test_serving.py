@@ -353,3 +353,4 @@ def test_garbage_collector_does_not_go_through_all_that_was_loaded(lite, process
         assert found["young"] == 10_000
         program.send(signal.SIGTERM)
         fine(program)
+        assert "the garbage collector is as it was" in program.out

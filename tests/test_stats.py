@@ -18,7 +18,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import greentor
-from greentor import bridge, checks, recording
+from greentor import checks, recording
+from greentor.bridge import running
 from greentor.db.recorded import Recorded
 from greentor.histogram import BOUNDS, Histogram
 from tests.noise import Noise
@@ -322,7 +323,7 @@ def test_who_does_not_come_again_does_not_keep_the_recording_on(run, leases):
 
 
 def test_a_setting_records_always_on_every_loop(run, monkeypatch):
-    monkeypatch.setattr(bridge, "scope_hooks", [*bridge.scope_hooks, recording.scope_hook()])
+    monkeypatch.setattr(running, "scope_hooks", [*running.scope_hooks, recording.scope_hook()])
 
     async def main():
         await greentor.green(lambda: None)()

@@ -7,6 +7,7 @@ from django.db import connections
 
 import greentor
 from greentor import bridge
+from greentor.bridge import running
 from greentor.db.pools import current_pools
 from greentor.testing import Leaked, assert_no_leaks, leaks
 from tests.testapp.models import Author
@@ -99,7 +100,7 @@ def test_connection_that_nobody_holds_is_named(short, loop):
 
 
 def test_open_scope_is_named(short, loop, monkeypatch):
-    monkeypatch.setattr(bridge, "_end", lambda g: None)
+    monkeypatch.setattr(running, "_end", lambda g: None)
 
     def forgotten():
         pass
@@ -170,9 +171,9 @@ def test_earlier_ones_are_not_blamed_on_the_block(short, loop):
 
 def test_nothing_is_watched_when_nobody_asks():
     with assert_no_leaks():
-        assert bridge.watch is not None
+        assert running.watch is not None
     if not leaks._watchers:
-        assert bridge.watch is None
+        assert running.watch is None
 
 
 def test_error_of_the_block_goes_before_its_leaks(short, loop):

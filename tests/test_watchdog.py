@@ -9,7 +9,8 @@ import time
 import pytest
 
 import greentor
-from greentor import bridge, green, watchdog
+from greentor import green, watchdog
+from greentor.bridge import running
 from tests.noise import undisturbed
 from tests.waiting import await_until, wait_until
 
@@ -22,8 +23,8 @@ STALL = LIMIT / 3
 def watched(monkeypatch, caplog):
     """Watch every loop from its first scope on."""
     caplog.set_level(logging.WARNING, logger="greentor.watchdog")
-    hooks = [*bridge.scope_hooks, watchdog.scope_hook(LIMIT * 1000)]
-    monkeypatch.setattr(bridge, "scope_hooks", hooks)
+    hooks = [*running.scope_hooks, watchdog.scope_hook(LIMIT * 1000)]
+    monkeypatch.setattr(running, "scope_hooks", hooks)
     return caplog
 
 

@@ -60,13 +60,17 @@ class Server:
             )
 
     @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    @property
     def alive(self) -> bool:
         return self._process.poll() is None
 
-    def wait(self, seconds: float = START) -> None:
-        """Wait until it answers ``/json``; raise `ServerFailed` if it does not, or ends before."""
+    def wait(self, seconds: float = START, path: str = "/json") -> None:
+        """Wait until it answers ``path``; raise `ServerFailed` if it does not, or ends before."""
         end = time.monotonic() + seconds
-        while not self._answers():
+        while not self._answers(path):
             self.check()
             if time.monotonic() > end:
                 raise ServerFailed(f"no answer within {seconds:g} s; {self.told()}")
@@ -115,12 +119,12 @@ class Server:
         return machine.memory(self._processes())
 
     def _processes(self) -> list[int]:
-        return machine.processes(self._process.pid)
+        return machine.processes(self.pid)
 
-    def _answers(self) -> bool:
+    def _answers(self, path: str) -> bool:
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=5)
         try:
-            connection.request("GET", "/json")
+            connection.request("GET", path)
             return connection.getresponse().status == 200
         except (OSError, http.client.HTTPException):
             return False

@@ -16,6 +16,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from bench import status_line
 from bench.compare import machine
 from bench.driver import report
 from bench.driver.clients import DRIVERS, available
@@ -46,7 +47,7 @@ def main(arguments: list[str] | None = None) -> int:
         if options.profile:
             return show_profile(options, plan)
         try:
-            samples = run_rounds(plan, _progress)
+            samples = run_rounds(plan, status_line.show)
         except (Different, WorkerEnded) as exc:
             print(f"FAILED: {exc}")
             return 2
@@ -162,11 +163,6 @@ def publish(
     for kept, line in limits:
         print(f"{'kept  ' if kept else 'MISSED'} {line}")
     return 0 if all(kept for kept, _ in limits) or not options.check else 1
-
-
-def _progress(line: str) -> None:
-    if sys.stderr.isatty():
-        print(f"\r{line:<70}", end="", file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

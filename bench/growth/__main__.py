@@ -22,6 +22,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from bench import status_line
 from bench.compare import machine
 from bench.driver.__main__ import cores
 from bench.driver.worker import pin
@@ -47,7 +48,7 @@ def main(arguments: list[str] | None = None) -> int:
             core=core,
             loop=options.loop,
             database=mariadb.params(DATABASE),
-            tell=_progress,
+            tell=status_line.show,
         )
         plan.rounds = options.rounds or plan.rounds
         curves = list(measure(plan, options.parts))
@@ -121,11 +122,6 @@ def describe(plan: Plan, server: str) -> dict[str, Any]:
         "rounds": plan.rounds,
         "requests": plan.requests,
     }
-
-
-def _progress(line: str) -> None:
-    if sys.stderr.isatty():
-        print(f"\r{line:<70}", end="", file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

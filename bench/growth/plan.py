@@ -128,21 +128,21 @@ def _server_with(plan: Plan, number: int) -> dict[str, float]:
         with Crowd(server.port, 2, "/real/db") as crowd:
             for path in ("/handler/db", "/real/db"):  # what all share is paid for by then
                 crowd.send(path, 200, 2)
-        before = server.memory
+        before = server.resident()
         with Crowd(server.port, number, "/handler/db") as crowd:
-            now = server.memory
+            now = server.resident()
 
             def cpu(path: str, at_once: int) -> float:
-                start = server.cpu
+                start = server.cpu()
                 crowd.send(path, plan.requests, at_once)
-                return (server.cpu - start) * 1e6 / plan.requests
+                return (server.cpu() - start) * 1e6 / plan.requests
 
             server.forget_most()
             crowd.send(
                 "/real/db", max(number, AT_ONCE), number
             )  # what is paid for once is, by then
             all_at_once = cpu("/real/db", number)
-            most = server.most_memory
+            most = server.most_resident()
             return {
                 f"connections, Tornado alone, {few}": cpu("/http/db", AT_ONCE),
                 f"connections, without a query, {few}": cpu("/handler/db", AT_ONCE),

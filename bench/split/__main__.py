@@ -22,6 +22,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from bench import status_line
 from bench.compare import machine
 from bench.driver.__main__ import cores
 from bench.driver.worker import pin
@@ -125,7 +126,7 @@ def measure(
             cells = [(workload, variant) for workload in options.workloads for variant in VARIANTS]
             chance.shuffle(cells)
             for workload, variant in cells:
-                _progress(f"round {number + 1} of {options.rounds}: {workload}, {variant}")
+                status_line.show(f"round {number + 1} of {options.rounds}: {workload}, {variant}")
                 count = ASKING[workload] if variant in ("canned", "real") else REQUESTS
                 count = max(round(count * options.scale), CONNECTIONS)
                 for way in chance.sample(options.ways, len(options.ways)):
@@ -151,9 +152,9 @@ def sample(server: Server, crowd: Crowd, workload: str, variant: str, count: int
         server.get("/-/canned?mode=give")
     try:
         crowd.send(path, max(count // 10, CONNECTIONS), CONNECTIONS)
-        before = server.cpu
+        before = server.cpu()
         crowd.send(path, count, CONNECTIONS)
-        return (server.cpu - before) * 1e6 / count
+        return (server.cpu() - before) * 1e6 / count
     finally:
         if variant == "canned":
             server.get("/-/canned?mode=stop")
@@ -184,11 +185,6 @@ PART_TITLES = (
     "Django's ORM",
     "the driver: send, wait, receive, parse",
 )
-
-
-def _progress(line: str) -> None:
-    if sys.stderr.isatty():
-        print(f"\r{line:<70}", end="", file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

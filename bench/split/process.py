@@ -1,29 +1,23 @@
-"""`Server`: a program that is measured, as a process of its own on a core of its own."""
+"""`Server`: a server that is measured by itself, and asked what it is made to answer."""
 
 from __future__ import annotations
 
 import http.client
 import json
-import os
 import re
-import socket
-import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from bench.driver.worker import pin
-from tests.waiting import wait_until
+from bench.compare import servers
+
+LOGS = Path(".cache/bench")
 
 
-class Server:
-    """A server that runs on 127.0.0.1."""
-
-    def __init__(self, process: subprocess.Popen[bytes], port: int) -> None:
-        self.process = process
-        self.port = port
+class Server(servers.Server):
+    """A server of which all is asked: what it answers, and the memory that is its own and shared."""
 
     def get(self, path: str) -> bytes:
         """Return the body of an answer; raise RuntimeError if it is not a 200."""
@@ -38,29 +32,19 @@ class Server:
             raise RuntimeError(f"{path}: {answer.status} {body[:300]!r}")
         return body
 
-    @property
-    def cpu(self) -> float:
-        """The CPU seconds of all its threads that still live."""
-        total = 0
-        for task in Path(f"/proc/{self.process.pid}/task").iterdir():
-            total += int((task / "schedstat").read_text().split()[0])
-        return total / 1e9
-
-    @property
-    def memory(self) -> int:
-        """The bytes that are resident."""
+    def resident(self) -> int:
+        """Return the bytes that are resident."""
         return self._status("VmRSS")
 
-    @property
-    def most_memory(self) -> int:
-        """The most bytes that were resident since the last `forget_most`."""
+    def most_resident(self) -> int:
+        """Return the most bytes that were resident since the last `forget_most`."""
         return self._status("VmHWM")
 
     def forget_most(self) -> None:
-        Path(f"/proc/{self.process.pid}/clear_refs").write_text("5")
+        Path(f"/proc/{self.pid}/clear_refs").write_text("5")
 
     def _status(self, name: str) -> int:
-        text = Path(f"/proc/{self.process.pid}/status").read_text()
+        text = Path(f"/proc/{self.pid}/status").read_text()
         match = re.search(rf"{name}:\s+(\d+) kB", text)
         assert match is not None
         return int(match[1]) * 1024
@@ -70,29 +54,16 @@ class Server:
 def started(
     module: str, *arguments: str, database: dict[str, Any], core: int | None
 ) -> Iterator[Server]:
-    """Start ``python -m module``, and end it."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = int(probe.getsockname()[1])
-    process = subprocess.Popen(
-        [sys.executable, "-m", module, "--port", str(port), *arguments],
-        env={**os.environ, "BENCH_DATABASE": json.dumps(database)},
-        preexec_fn=lambda: pin(core),
+    """Start ``python -m module``, and end it; raise `servers.ServerFailed` if it does not answer."""
+    server = Server(
+        module,
+        lambda port: [sys.executable, "-m", module, "--port", str(port), *arguments],
+        LOGS / f"{'-'.join(word.lstrip('-') for word in (module, *arguments))}.log",
+        environ={"BENCH_DATABASE": json.dumps(database)},
+        cores=() if core is None else (core,),
     )
     try:
-        wait_until(lambda: process.poll() is not None or _listens(port), timeout=60)
-        if process.poll() is not None:
-            raise RuntimeError(f"{module} ended with {process.returncode}")
-        yield Server(process, port)
+        server.wait(path="/-/canned?mode=stop")
+        yield server
     finally:
-        process.terminate()
-        try:
-            process.wait(30)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-
-
-def _listens(port: int) -> bool:
-    with socket.socket() as probe:
-        return not probe.connect_ex(("127.0.0.1", port))
+        server.stop(30)

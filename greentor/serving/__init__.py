@@ -75,6 +75,7 @@ def serve(
         raise RuntimeError("serve() runs event loops of its own: call it outside of any")
     listening = listen(port, address, processes)
     everything = [each for sockets in listening for each in sockets]
+    thresholds = gc.get_threshold()
     try:
         if prepare is not None:
             prepare()
@@ -113,6 +114,7 @@ def serve(
         ).run()
     finally:
         gc.unfreeze()
+        gc.set_threshold(*thresholds)
         close(everything)
 
 

@@ -33,6 +33,8 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 from greenlet import getcurrent
 
 from greentor import bridge, waits
+from greentor.bridge import running
+from greentor.bridge.greens import frame_var
 from greentor.scope import Scope
 from greentor.testing import leaks
 
@@ -115,8 +117,8 @@ class Join:
         ):
             if signal.disconnect(receiver):
                 self._undo.callback(signal.connect, receiver)
-        self._undo.callback(setattr, bridge, "open_scope", Scope)
-        bridge.open_scope = self._open_scope
+        self._undo.callback(setattr, running, "open_scope", Scope)
+        running.open_scope = self._open_scope
         self._undo.enter_context(leaks.stopping())
 
     def leave(self) -> None:
@@ -135,7 +137,7 @@ class Join:
     def _open_scope(self, name: str) -> Scope:
         if get_ident() != self._thread:
             return Scope(name)
-        frame = bridge._frame.get()
+        frame = frame_var.get()
         scope = JoinedScope(name, frame.scope if frame is not None else self._root)
         scope.locals[self._key] = self._wrappers
         return scope

@@ -20,6 +20,7 @@ from typing import Any
 from weakref import WeakSet
 
 from greentor import bridge
+from greentor.bridge import running, waiting
 from greentor.scope import Scope
 
 #: seconds that a test's greenlets and connections have, after it, to come to their end
@@ -44,13 +45,13 @@ def watching() -> Iterator[None]:
     """Keep note of the greenlets that are made in the block."""
     global _watchers
     _watchers += 1
-    bridge.watch = _add
+    running.watch = _add
     try:
         yield
     finally:
         _watchers -= 1
         if not _watchers:
-            bridge.watch = None
+            running.watch = None
 
 
 def alive() -> list[bridge.Green]:
@@ -133,7 +134,7 @@ def _open_scopes() -> set[Scope]:
 def _kind(green: bridge.Green) -> str:
     if green.frame.parent is not None:
         return "a helper greenlet of"
-    return "the spawned task" if green._task() in bridge._spawned else "the greenlet of"
+    return "the spawned task" if green._task() in running.spawned else "the greenlet of"
 
 
 def _held(scope: Scope) -> list[tuple[str, Any]]:
@@ -172,7 +173,7 @@ def _frames(green: bridge.Green) -> Iterator[FrameType]:
     """Yield the frames of a parked greenlet, the innermost first, those of its coroutines included."""
     frame = green.gr_frame
     while frame is not None:
-        if frame.f_code is bridge._step.__code__:
+        if frame.f_code is waiting.step.__code__:
             inner: list[FrameType] = []
             awaited = frame.f_locals.get("coroutine")
             while awaited is not None:
@@ -224,7 +225,7 @@ def stop(begun: Callable[[], list[bridge.Green]]) -> None:
     del greens
     _wait_for(lambda: {green.loop for green in begun()})
     for green in begun():
-        bridge._kill(green)
+        running.kill(green)
 
 
 def _wait_for(busy: Callable[[], Iterable[asyncio.AbstractEventLoop]]) -> None:

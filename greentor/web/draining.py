@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 
-from greentor import bridge
+from greentor.bridge.running import spawned
 
 _at_work: set[object] = set()
 _idle: list[asyncio.Future[None]] = []
@@ -63,5 +63,5 @@ async def _wait_for_idle(deadline: float) -> None:
 def _spawned_here() -> set[asyncio.Task[object]]:
     """Return the spawned tasks of the running loop, without the one that asks."""
     loop = asyncio.get_running_loop()
-    here = {task for task in bridge._spawned if task.get_loop() is loop and not task.done()}
+    here = {task for task in spawned if task.get_loop() is loop and not task.done()}
     return here - {asyncio.current_task()}

@@ -12,7 +12,8 @@ from django.test import AsyncRequestFactory
 from tornado.escape import json_decode
 from tornado.web import Application, RequestHandler
 
-from greentor import bridge, green
+from greentor import green
+from greentor.bridge import running
 from greentor.web import drain
 from tests.docs.blocks import load
 from tests.test_web import Served
@@ -134,7 +135,7 @@ def test_gevent_after(run, monkeypatch):
             answer = json_decode(await served.get(f"/{pk}"))
         assert answer == {"name": "Green", "prices": ["7.50"] * 3}
         loop = asyncio.get_running_loop()
-        await await_until(lambda: not [t for t in bridge._spawned if t.get_loop() is loop])
+        await await_until(lambda: not [t for t in running.spawned if t.get_loop() is loop])
         assert (await green(Counter.objects.get)(name=f"search {pk}")).n == 1
 
     run(main)

@@ -7,7 +7,7 @@ import socket
 import weakref
 from typing import Any
 
-from greentor import bridge
+from greentor.bridge import running
 from tests.mariadb import MariaDB
 from tests.proxy import Proxy, sockets
 from tests.waiting import await_until
@@ -80,17 +80,17 @@ class Watch(logging.Handler):
         self._loop: Any = asyncio.get_running_loop()
         self._loop.set_exception_handler(self._report)
         self._greens: weakref.WeakSet[Any] = weakref.WeakSet()
-        self._outer = bridge.watch
+        self._outer = running.watch
         self.reports: list[str] = []
 
     def __enter__(self) -> "Watch":
-        bridge.watch = self._greens.add
+        running.watch = self._greens.add
         logging.getLogger("asyncio").addHandler(self)
         self._server.processlist()  # opens the connection that it keeps
         return self
 
     def __exit__(self, *exc_info: object) -> None:
-        bridge.watch = self._outer
+        running.watch = self._outer
         logging.getLogger("asyncio").removeHandler(self)
 
     def emit(self, record: logging.LogRecord) -> None:

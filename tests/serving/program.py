@@ -203,6 +203,7 @@ def main() -> None:
             globals()[fault]()
         return make_app()
 
+    before = gc.get_freeze_count(), gc.get_threshold()
     status = serve(
         make,
         options.pop("port", 0),
@@ -213,6 +214,8 @@ def main() -> None:
         at_stop=at_stop,
         **options,
     )
+    if (gc.get_freeze_count(), gc.get_threshold()) == before:
+        say("the garbage collector is as it was")
     say("the parent ends")
     sys.exit(status)
 
