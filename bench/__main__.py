@@ -26,6 +26,7 @@ from typing import Any
 from bench.compare import machine
 from bench.compare.load import LOADS, missing
 from bench.compare.measure import Gauge
+from bench.compare.pace import SLOW, Pace
 from bench.compare.progress import Progress, clock, open_progress
 from bench.compare.results import Results
 from bench.compare.rounds import Comparison, Plan
@@ -89,6 +90,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         results.about["interrupted"] = interrupted = True
     finally:
         results.about["took"] = clock(time.monotonic() - begun)
+        slow = sum(each.pace > SLOW for each in results.samples)
+        results.about["samples_beside_which_a_core_was_slow"] = f"{slow} of {len(results.samples)}"
         results.save(options.out / "results.json")
     publish(results, options.out)
     return INTERRUPTED if interrupted else status(results, peers)
@@ -125,7 +128,7 @@ def compare(
             Comparison(
                 plan,
                 peers,
-                Gauge(fleet, load, mariadb),
+                Gauge(fleet, load, mariadb, Pace((*cores.server, *cores.others))),
                 results,
                 progress,
                 mariadb.url(DATABASE),

@@ -22,6 +22,7 @@ from bench.__main__ import DATABASE, LOGS, fill
 from bench.compare import machine, ratios
 from bench.compare.load import LOADS, Ab, Wrk, missing
 from bench.compare.measure import Gauge
+from bench.compare.pace import Pace
 from bench.compare.progress import open_progress
 from bench.compare.ratios import OURS, Column, Ratio
 from bench.compare.results import Results
@@ -151,7 +152,7 @@ def measure_pairs(
         params = mariadb.params(DATABASE)
         fill(params)
         with Fleet(peers, params, LOGS, cores=cores.server) as fleet:
-            gauge = Gauge(fleet, load, mariadb)
+            gauge = Gauge(fleet, load, mariadb, Pace((*cores.server, *cores.others)))
             run = Comparison(plan, peers, gauge, results, progress, mariadb.url(DATABASE))
             # The rules are not looked at: that is what the tests and the report are for.
             progress.expect(run.duration() - len(peers) * OF_THE_RULES)

@@ -18,6 +18,7 @@ import pytest
 from bench.compare import load, machine
 from bench.compare.crowd import crowd
 from bench.compare.measure import Gauge
+from bench.compare.pace import Pace
 from bench.compare.servers import Fleet, Server, ServerFailed, free_port
 from bench.compare.workloads import WORKLOADS, Cell, Workload
 from tests.mariadb import MariaDB
@@ -388,6 +389,61 @@ def test_a_sample_has_what_the_load_has_cost_and_no_more(fleet: Fleet, mariadb: 
     assert 80_000 <= found.cpu < 200_000  # the request that was at work at the end counts
     assert found.statements == 0
     assert found.memory > 5_000_000
+
+
+class Scripted(Pace):
+    """Cores that are as slow as is said beforehand."""
+
+    def __init__(self, *looks: float) -> None:
+        super().__init__()
+        self.looks = list(looks)
+        self.waited = 0
+
+    def wait(self) -> None:
+        self.waited += 1
+
+    def look(self) -> float:
+        return self.looks.pop(0)
+
+
+@pytest.mark.parametrize(
+    ("looks", "taken", "kept"),
+    [((1.0,), 1, 1.0), ((1.9, 1.1), 2, 1.1), ((1.9, 1.5, 1.6, 1.7), 4, 1.5)],
+)
+def test_a_sample_beside_which_a_core_was_slow_is_taken_again(
+    fleet: Fleet, mariadb: MariaDB, looks: tuple[float, ...], taken: int, kept: float
+) -> None:
+    fleet.need({"a": 8})
+    pace = Scripted(*looks)
+    gauge = Gauge(fleet, installed("wrk"), mariadb, pace)
+    found = gauge.sample("a", 8, Cell(WORKLOADS["json"], 1), 0, 0.1)
+    assert (pace.waited, pace.looks, found.pace) == (taken, [], kept)
+
+
+def test_pace_is_told_of_the_slowest_core_against_its_own_best(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    took: list[float] = []
+    monkeypatch.setattr("bench.compare.pace._loop", lambda: took.pop(0))
+    pace = Pace()
+    took += [5.0, 4.0]  # of two the shorter: the other was interrupted
+    assert pace.look() == 1
+    took += [6.0, 7.0]
+    assert pace.look() == 1.5
+    took += [3.0, 9.0]
+    assert pace.look() == 1
+    took += [9.0, 9.0, 3.0, 3.0]
+    pace.wait()
+    assert took == []
+
+
+def test_pace_does_not_wait_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bench.compare.pace.WAIT", 0.2)
+    slower = iter(range(1, 10_000))
+    monkeypatch.setattr("bench.compare.pace._loop", lambda: next(slower) ** 3)
+    pace = Pace()
+    pace.look()
+    pace.wait()
 
 
 def test_a_server_that_still_works_when_the_load_is_over_is_started_again(

@@ -35,6 +35,8 @@ class Sample:
     memory: int
     #: that the database server counted, a request
     statements: float
+    #: how many times as long as at best a loop took on the slower core, beside it: see `bench.compare.pace`
+    pace: float = 1.0
 
     @property
     def rate(self) -> float:
