@@ -3,7 +3,6 @@
 Those that hypothesis plays it makes smaller when one is wrong; the others are told by their number.
 """
 
-import secrets
 import tempfile
 from collections.abc import Iterator
 from dataclasses import replace
@@ -24,6 +23,8 @@ from tests.fuzz.packets import Packet
 from tests.fuzz.wires import Script, Step
 
 LOOPS = pytest.mark.parametrize("judge", ["asyncio", "uvloop"], indirect=True)
+#: the same inputs each time: ``python -m tests.fuzz`` looks for new ones
+SEED = 2960458600
 
 
 @pytest.fixture(scope="module")
@@ -44,6 +45,7 @@ def file() -> Iterator[Path]:
     max_examples=300,
     deadline=None,
     database=None,
+    derandomize=True,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
 )
 @given(rng=st.randoms(use_true_random=False))
@@ -58,7 +60,7 @@ def test_whatever_a_server_says_only_errors_of_pymysql_come_out(
 
 @LOOPS
 def test_of_many_spoiled_conversations_none_goes_wrong(judge: Judge, file: Path) -> None:
-    seed = secrets.randbelow(1 << 32)
+    seed = SEED
     outcomes = set()
     for number in range(1000):
         made = make(seed, number, file)
