@@ -1,8 +1,11 @@
 """Whether ours has become slower, next to others: ``python -m bench.guard``, `make bench-check`.
 
 Measures greentor against the blocking floor and against threads, in a few short rounds, and compares the
-ratios with those of the committed report: they say the same on another machine, as rates do not. A pair that
+ratios with those that are committed: they say the same on another machine, as rates do not. A pair that
 fell is measured once more, with twice the rounds, before it is called a failure.
+
+What is committed is `SAVED`, beside the report, or the report itself where there is none: ``--save`` writes
+it, from more rounds of these few pairs than a whole comparison has time for.
 
 Exits with 0; with 1 if a ratio fell by more than a tenth; with 2 if there is nothing to compare with, or
 nothing could be measured.
@@ -34,6 +37,8 @@ from tests.mariadb import MariaDB
 
 AGAINST = ("floor", "threads-pymysql")
 WATCHED = ("db", "queries-20", "fortunes", "updates-20")
+#: what ``--save`` writes, and in how many times the usual rounds
+SAVED, MORE = "guard.json", 3
 #: how much of a committed ratio must be left
 LEAST = 0.9
 
@@ -80,9 +85,14 @@ class Verdict:
         return f"{self.pair!s:<30}{self.committed:>10.2f}{now:>8}  {word}{again}"
 
 
-def committed(report: Path) -> tuple[Results, dict[Pair, float]]:
-    """Read the committed report; raise `NothingToCompare` if it is not there or lacks a pair."""
-    path = report / "results.json"
+def committed(report: Path, saved: bool = True) -> tuple[Results, dict[Pair, float]]:
+    """Read what is committed, the report itself if not ``saved``.
+
+    Raise `NothingToCompare` if it is not there or lacks a pair.
+    """
+    path = report / SAVED
+    if not (saved and path.is_file()):
+        path = report / "results.json"
     try:
         results = Results.load(path)
     except FileNotFoundError:
@@ -127,7 +137,7 @@ def judge(before: dict[Pair, float], measure: Measure, rounds: int) -> list[Verd
 
 def measure_pairs(
     pairs: Collection[Pair], rounds: int, seconds: float, report: Results, load: Wrk | Ab
-) -> Found:
+) -> Results:
     """Measure as the report was: with its pool sizes and its number of connections."""
     connections = ratios.usual(ratios.cells(report.samples))
     names = dict.fromkeys([OURS, *(pair.against for pair in pairs)])
@@ -141,7 +151,7 @@ def measure_pairs(
         crowd_rounds=0,
     )
     peers = {name: PEERS[name] for name in names}
-    results = Results(chosen=report.chosen)
+    results = Results(about=dict(report.about), chosen=report.chosen)
     cores = machine.Cores.split()
     with (
         machine.pinned(cores.others),
@@ -157,7 +167,7 @@ def measure_pairs(
             # The rules are not looked at: that is what the tests and the report are for.
             progress.expect(run.duration() - len(peers) * OF_THE_RULES)
             run.measure()
-    return ratios_of(results, pairs)
+    return results
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -168,9 +178,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--report", type=Path, default=Path("bench/report"), help="bench/report")
     parser.add_argument("--rounds", type=int, default=5, help="5")
     parser.add_argument("--seconds", type=float, default=1.0, help="of each run of the load: 1")
+    parser.add_argument("--save", action="store_true", help=f"write {SAVED}: to be committed")
     options = parser.parse_args(arguments)
     try:
-        report, before = committed(options.report)
+        report, before = committed(options.report, not options.save)
     except NothingToCompare as exc:
         print(exc, file=sys.stderr)
         return 2
@@ -183,8 +194,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         signal.signal(number, signal.default_int_handler)
 
     def measure(pairs: Collection[Pair], rounds: int) -> Found:
-        return measure_pairs(pairs, rounds, options.seconds, report, load)
+        return ratios_of(measure_pairs(pairs, rounds, options.seconds, report, load), pairs)
 
+    if options.save:
+        found = measure_pairs(PAIRS, MORE * options.rounds, options.seconds, report, load)
+        found.about |= machine.describe(machine.Cores.split())
+        found.save(options.report / SAVED)
+        for pair, value in ratios_of(found, PAIRS).items():
+            told = f"{value.median:.2f} ({value.low:.2f} to {value.high:.2f})" if value else "-"
+            print(f"{pair!s:<30}{told}")
+        return 0
     return tell(judge(before, measure, options.rounds))
 
 

@@ -8,6 +8,7 @@ import pytest
 from bench import guard
 from bench.compare import ratios
 from bench.compare.ratios import Column, ratio
+from bench.compare.results import Results
 from tests.bench_results import plausible
 
 DB = guard.Pair("db", "floor")
@@ -65,6 +66,19 @@ def test_the_guard_reads_the_ratios_of_the_report(tmp_path: Path) -> None:
     assert expected is not None
     assert before[DB] == expected.median
     assert set(before) == set(guard.PAIRS)
+
+
+def test_what_the_guard_has_saved_is_compared_with_in_place_of_the_report(tmp_path: Path) -> None:
+    plausible(1).save(tmp_path / "results.json")
+    plausible(2).save(tmp_path / guard.SAVED)
+
+    def medians(results: Results) -> dict[guard.Pair, float]:
+        found = guard.ratios_of(results, guard.PAIRS)
+        return {pair: each.median for pair, each in found.items() if each is not None}
+
+    assert guard.committed(tmp_path)[1] == medians(plausible(2))
+    assert guard.committed(tmp_path, saved=False)[1] == medians(plausible(1))
+    assert medians(plausible(1)) != medians(plausible(2))
 
 
 @pytest.mark.parametrize(
