@@ -16,7 +16,7 @@ TURNS = 100_000
 #: a core is slow if the loop takes so many times as long as it did at best
 SLOW = 1.15
 #: seconds to wait for full speed before a sample, and how often a sample is taken at most
-WAIT, TIMES = 3.0, 4
+WAIT, TIMES = 1.0, 3
 
 
 class Pace:
