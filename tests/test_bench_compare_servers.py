@@ -420,6 +420,17 @@ def test_a_sample_beside_which_a_core_was_slow_is_taken_again(
     assert (pace.waited, pace.looks, found.pace) == (taken, [], kept)
 
 
+def test_a_sample_in_which_requests_failed_is_kept_however_slow_a_core_was(
+    fleet: Fleet, mariadb: MariaDB
+) -> None:
+    fleet.need({"a": 8})
+    pace = Scripted(1.9, 1.0)
+    failing = Workload("failing", "cpu", (("/500", 1),))
+    found = Gauge(fleet, installed("wrk"), mariadb, pace).sample("a", 8, Cell(failing, 1), 0, 0.1)
+    assert found.failed > 0
+    assert pace.looks == [1.0]
+
+
 def test_pace_is_told_of_the_slowest_core_against_its_own_best(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 
 import pytest
+from tornado.httputil import HTTPServerRequest, RequestStartLine
 from tornado.web import stream_request_body
 
 import greentor
@@ -13,6 +14,15 @@ from tests.testapp.models import Author
 from tests.waiting import await_until
 
 pytestmark = pytest.mark.usefixtures("clean_tables")
+
+
+class Unconnected:
+    """In place of the connection of a request that is driven by hand."""
+
+    context = None
+
+    def set_close_callback(self, callback):
+        pass
 
 
 class Gate:
@@ -260,6 +270,62 @@ def test_the_queue_of_a_loop_that_was_closed_holds_up_no_other(run):
 
     run(leave)
     run(go_on)
+    assert len(admission._queues[BaseRequestHandler]) == 1  # that of the closed loop is gone
+
+
+def test_a_request_that_is_collected_in_the_queue_ends_no_turn_of_another(run):
+    async def main():
+        queue = Queue(1)
+        await queue.enter()
+        loop = asyncio.get_running_loop()
+        asked = queue.enter()
+        asked.send(None)  # parked there
+        asked.close()
+        assert admission.waiting == 0
+        assert queue.locked()
+        queue.leave(loop)
+        assert not queue.locked()
+
+    run(main)
+
+
+def test_a_handler_that_is_closed_in_the_queue_leaves_the_number_of_turns(run):
+    async def main():
+        gate = Gate()
+        async with serving(gate.handler()) as served:
+            limit_application(served, 1)
+            [first] = await come_in(served, gate, 1)
+            application = served.server.request_callback
+            [(_, queues)] = [item for item in admission._queues.items() if item[0] is application]
+            queue = queues[asyncio.get_running_loop()]
+            request = HTTPServerRequest(
+                connection=Unconnected(), start_line=RequestStartLine("GET", "/", "HTTP/1.0")
+            )
+            execution = gate.handler()(application, request)._execute([])
+            execution.send(None)
+            assert admission.waiting == 1
+            execution.close()
+            assert admission.waiting == 0
+            assert queue._value == 0
+            gate.opened.set()
+            assert (await first).code == 200
+            assert queue._value == 1
+
+    run(main)
+
+
+@pytest.mark.parametrize("closed", [False, True])
+def test_a_turn_that_ends_outside_its_loop_is_passed_on_there_or_dropped(closed):
+    loop = asyncio.new_event_loop()
+    queue = Queue(1)
+    loop.run_until_complete(queue.enter())
+    if closed:
+        loop.close()
+    queue.leave(loop)
+    assert queue.locked()
+    if not closed:
+        loop.run_until_complete(asyncio.wait_for(queue.enter(), 10))
+        loop.close()
 
 
 @pytest.mark.parametrize("limit", [-1, 2.5, "8", True, None], ids=repr)

@@ -39,9 +39,10 @@ class Gauge:
     def sample(self, peer: str, pool: int, cell: Cell, number: int, seconds: float) -> Sample:
         """Measure, and let the server come to rest.
 
-        With a `Pace`, wait for it before, and measure again if a core was slow after; of several samples
-        return the one beside which the cores were fastest. Raise `servers.ServerFailed` if the
-        server does not survive, and `load.LoadFailed` if nothing can be sent.
+        With a `Pace`, wait for it before, and measure again if a core was slow after. Of several samples
+        return the one beside which the cores were fastest; one in which requests failed is the last, and
+        returned. Raise `servers.ServerFailed` if the server does not survive, and `load.LoadFailed` if
+        nothing can be sent.
         """
         server = self.fleet[peer]
         server.check()
@@ -61,6 +62,8 @@ class Gauge:
             self.pace.wait()
             sample = self._take(peer, pool, cell, number, seconds)
             found.append(replace(sample, pace=self.pace.look()))
+            if sample.failed:
+                return found[-1]
         return min(found, key=lambda each: each.pace)
 
     def _take(self, peer: str, pool: int, cell: Cell, number: int, seconds: float) -> Sample:

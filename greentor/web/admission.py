@@ -6,18 +6,21 @@ is a coroutine and a future: half the memory, and fewer requests for the process
 Invariants
 - There is one queue for each loop and application, and one for each handler class with a number of its own.
 - Nobody overtakes. Who is cancelled in the queue leaves it; a turn that it was just given goes to the next.
+- Only who has had a turn ends one, and on its own loop: who is collected may be on another, or on none.
 - A request has its turn until its greenlet has ended, and so has given its connections back.
 """
 
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from typing import Any
 from weakref import WeakKeyDictionary
 
 from tornado.web import RequestHandler
 
-_queues: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[object, Queue]] = WeakKeyDictionary()
+#: by application or handler class, then by loop; those of closed loops go when the next one is made
+_queues: WeakKeyDictionary[object, dict[asyncio.AbstractEventLoop, Queue]] = WeakKeyDictionary()
 
 #: requests of this process that wait for their turn
 waiting = 0
@@ -31,13 +34,21 @@ class Queue(asyncio.Semaphore):
         self.limit = limit
 
     async def enter(self) -> None:
-        """Wait for a turn; `release` ends it."""
+        """Wait for a turn; `leave` ends it."""
         global waiting
         waiting += 1
         try:
             await self.acquire()
         finally:
             waiting -= 1
+
+    def leave(self, loop: asyncio.AbstractEventLoop) -> None:
+        """End a turn on ``loop``, from wherever its request is ended."""
+        if asyncio._get_running_loop() is loop:
+            self.release()
+        else:
+            with suppress(RuntimeError):  # the loop is closed
+                loop.call_soon_threadsafe(self.release)
 
 
 def check(limit: object, what: str) -> int:
@@ -61,10 +72,12 @@ def queue_for(
         limit, key = own, type(handler)
         if not limit:
             return None
-    queues = _queues.get(loop)
+    queues = _queues.get(key)
     if queues is None:
-        queues = _queues[loop] = {}
-    queue = queues.get(key)
+        queues = _queues[key] = {}
+    queue = queues.get(loop)
     if queue is None or queue.limit != limit:
-        queue = queues[key] = Queue(limit)
+        for closed in [each for each in queues if each.is_closed()]:
+            del queues[closed]
+        queue = queues[loop] = Queue(limit)
     return queue

@@ -110,20 +110,21 @@ class BaseRequestHandler(Interruptible):
     async def _execute(self, transforms: list[Any], *args: bytes, **kwargs: bytes) -> None:
         self._transforms = transforms
         draining.enter(self)
-        queue = None
+        turn = None
         try:
             loop = self._begin()
             try:
                 queue = admission.queue_for(self, self.max_concurrency, loop)
                 if queue is not None:
                     await queue.enter()
+                    turn = queue
             except (ValueError, asyncio.CancelledError) as exc:
-                queue, self._refusal = None, exc  # to be answered in the greenlet
+                self._refusal = exc  # to be answered in the greenlet
             name = f"{self.request.method} {self.request.path}"
             await bridge.run_in_scope(name, self._execute_green, args, kwargs)
         finally:
-            if queue is not None:
-                queue.release()
+            if turn is not None:
+                turn.leave(loop)
             self._end()
             draining.leave(self)
 
