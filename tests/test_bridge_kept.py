@@ -164,7 +164,7 @@ def test_killing_a_greenlet_that_has_ended_does_not_strike_its_successor(run):
 def test_no_more_are_kept_than_the_limit(run):
     async def main():
         await asyncio.gather(
-            *(asyncio.create_task(greentor.green(greentor.sleep)(0.01)) for _ in range(200))
+            *(asyncio.create_task(greentor.green(greentor.sleep)(0.01)) for _ in range(KEPT + 100))
         )
         assert kept() == KEPT
 

@@ -13,8 +13,9 @@ import threading
 
 from greentor.bridge.greens import Green
 
-#: how many are kept, by thread
-KEPT = 64
+#: how many are kept, by thread: as many as a large pool has at work at once. With fewer than are at work,
+#: each request that is one too many pays for a new one; each that is kept has some 10 KiB
+KEPT = 512
 
 
 class _Kept(threading.local):
