@@ -4,8 +4,9 @@
 # make check  ruff, mypy, and `make docs`
 # make docs   docs/ as HTML in .cache/docs/html; a link that leads nowhere is an error
 # make linkcheck  ask other sites whether the links to them still lead somewhere
-# make oracle the slow ones, two hours: PyMySQL's own tests and the whole of Django's inside greenlets, hostile
-#             bytes, and a fault at every point at which a session waits: DRIVER_ARGS, ORACLE_ARGS="basic queries"
+# make oracle the slow ones, two hours: PyMySQL's own tests and the whole of Django's inside greenlets, Tornado's
+#             on the server that reads with httptools, hostile bytes, and a fault at every point at which a
+#             session waits: DRIVER_ARGS, ORACLE_ARGS="basic queries"
 # make bench  the comparison with its peers, an hour: BENCH_ARGS="--quick", see docs/benchmarks.md
 # make bench-check  whether we have fallen behind the committed report, some minutes
 # make clean  remove what these created here
@@ -62,6 +63,8 @@ linkcheck: $(VENV)/.installed-dev
 
 oracle: $(VENV)/.installed-dev system
 	$(PY) -m tests.oracle_driver $(DRIVER_ARGS)
+	$(PY) -m tests.oracle_tornado
+	$(PY) -m tests.oracle_tornado --loop uvloop
 	$(PY) -m tests.fuzz --inputs 200000
 	$(PY) -m tests.fuzz --inputs 50000 --loop uvloop
 	$(PY) -m tests.oracle $(ORACLE_ARGS)

@@ -22,11 +22,13 @@ APP = [*METRICS, "dj-database-url>=2.2,<4", "tornado>=6.6"]  # its cross-origin 
 RSA = ["cryptography>=42"]
 ED25519 = ["PyNaCl>=1.5"]
 UVLOOP = ["uvloop>=0.21"]
+HTTPTOOLS = ["httptools>=0.6"]
 TEST = [
     *APP,
     *RSA,
     *ED25519,
     *UVLOOP,
+    *HTTPTOOLS,
     "Django>=5.2,<5.3; python_version < '3.12'",
     "Django>=6.1,<6.2; python_version >= '3.12'",
     "SQLAlchemy>=2.0.30,<2.2",
@@ -74,6 +76,7 @@ setup(
         "rsa": RSA,
         "ed25519": ED25519,
         "uvloop": UVLOOP,
+        "httptools": HTTPTOOLS,
         "test": TEST,
         "dev": DEV,
     },

@@ -94,7 +94,8 @@ _receive_buffers: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, memoryvie
 )
 
 
-def _receive_buffer(loop: asyncio.AbstractEventLoop) -> memoryview:
+def receive_buffer(loop: asyncio.AbstractEventLoop) -> memoryview:
+    """Return what all the loop's connections receive into; what is in it is lost with the next callback."""
     buffer = _receive_buffers.get(loop)
     if buffer is None:
         buffer = _receive_buffers[loop] = memoryview(bytearray(RECEIVE_SIZE))
@@ -109,7 +110,7 @@ class Stream(asyncio.BufferedProtocol):
         self._thread = get_ident()
         self._pid = process.pid
         self._transport: asyncio.Transport | None = None
-        self._received = _receive_buffer(loop)
+        self._received = receive_buffer(loop)
         #: what has been received and not yet taken: ``data`` from ``pos`` on, then the chunks; see `fill`
         self.data = b""
         self.pos = 0

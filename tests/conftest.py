@@ -24,6 +24,7 @@ from typing import Any
 
 import django
 import pytest
+from tornado.httpserver import HTTPServer
 from tornado.ioloop import IOLoop
 
 from tests.mariadb import MariaDB
@@ -82,6 +83,34 @@ CLEAN = {
 def _clean(request: pytest.FixtureRequest) -> None:
     if request.path.stem in CLEAN:
         request.getfixturevalue("greentor_leaks")
+
+
+#: the modules whose tests run on Tornado's HTTPServer, and again on `FrontServer`
+ON_BOTH = {
+    "test_web",
+    "test_web_admission",
+    "test_web_ends",
+    "test_web_parts",
+    "test_websocket",
+}
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if metafunc.module.__name__.rpartition(".")[2] in ON_BOTH:
+        metafunc.fixturenames.append("_http")
+        metafunc.parametrize("_http", ["tornado", "httptools"], indirect=True)
+
+
+@pytest.fixture
+def _http(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Have every HTTPServer be of this kind."""
+    if request.param == "httptools":
+        pytest.importorskip("httptools")
+        from greentor.serving.front_server import FrontServer
+
+        HTTPServer.configure(FrontServer)
+    yield
+    HTTPServer.configure(None)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -18,10 +18,12 @@ from tornado.web import Application, RequestHandler
 from tornado.websocket import websocket_connect
 
 from greentor.serving import serve
+from greentor.serving.front_server import FrontServer
 from greentor.serving.server import Server
 from tests.serving.client import Client, NotAnswered, Program
 from tests.waiting import await_until, wait_until
 
+SERVERS = [Server, FrontServer]
 REQUEST = b"GET / HTTP/1.1\r\nHost: test\r\n\r\n"
 
 
@@ -34,6 +36,12 @@ def lite(tmp_path: Path) -> str:
 def loop(request: pytest.FixtureRequest) -> str:
     if request.param == "uvloop":
         pytest.importorskip("uvloop")
+    return request.param
+
+
+@pytest.fixture(params=["tornado", "httptools"])
+def http(request: pytest.FixtureRequest) -> str:
+    pytest.importorskip(request.param)
     return request.param
 
 
@@ -92,7 +100,7 @@ def test_idle_is_closed_requests_finish_newcomers_are_refused(lite, loop, number
     assert "at stop, " in program.out
 
 
-def test_half_a_request_is_waited_for(lite):
+def test_half_a_request_is_waited_for(lite, http):
     async def main() -> None:
         async with AsyncExitStack() as stack:
             clients = [await stack.enter_async_context(Client(program.port)) for _ in range(4)]
@@ -112,7 +120,7 @@ def test_half_a_request_is_waited_for(lite):
                 assert answer.headers["connection"] == "close"
             assert answer.body == b"6"
 
-    with Program(lite, grace=30).serving() as program:
+    with Program(lite, grace=30, http=http).serving() as program:
         begin = time.monotonic()
         asyncio.run(main())
         fine(program)
@@ -132,12 +140,13 @@ def connected(address: Any) -> Iterator[socket.socket]:
         yield client
 
 
-def test_what_the_loop_has_not_seen_yet_is_answered(run: Callable[..., Any]):
+@pytest.mark.parametrize("server_class", SERVERS)
+def test_what_the_loop_has_not_seen_yet_is_answered(run: Callable[..., Any], server_class):
     """A client whom the kernel has accepted, and a request that nobody has read."""
 
     async def main() -> None:
         loop = asyncio.get_running_loop()
-        server = Server(Application([("/", Hello)]))
+        server = server_class(Application([("/", Hello)]))
         [listening] = bind_sockets(0, "127.0.0.1")
         server.add_socket(listening)
         address = listening.getsockname()
@@ -157,10 +166,11 @@ def test_what_the_loop_has_not_seen_yet_is_answered(run: Callable[..., Any]):
     run(main)
 
 
-def test_a_new_connection_gets_a_moment_for_its_request(run: Callable[..., Any]):
+@pytest.mark.parametrize("server_class", SERVERS)
+def test_a_new_connection_gets_a_moment_for_its_request(run: Callable[..., Any], server_class):
     async def main() -> None:
         loop = asyncio.get_running_loop()
-        server = Server(Application([("/", Hello)]))
+        server = server_class(Application([("/", Hello)]))
         [listening] = bind_sockets(0, "127.0.0.1")
         server.add_socket(listening)
         address = listening.getsockname()
@@ -176,7 +186,7 @@ def test_a_new_connection_gets_a_moment_for_its_request(run: Callable[..., Any])
     run(main)
 
 
-def test_those_whom_the_kernel_has_accepted_are_answered(lite):
+def test_those_whom_the_kernel_has_accepted_are_answered(lite, http):
     async def main() -> None:
         async with AsyncExitStack() as stack:
             first = await stack.enter_async_context(Client(program.port))
@@ -189,12 +199,12 @@ def test_those_whom_the_kernel_has_accepted_are_answered(lite):
             for client in clients:
                 assert (await client.receive()).body == b"mine"
 
-    with Program(lite).serving() as program:
+    with Program(lite, http=http).serving() as program:
         asyncio.run(main())
         fine(program)
 
 
-def test_what_takes_longer_than_grace_is_cut(lite, loop):
+def test_what_takes_longer_than_grace_is_cut(lite, loop, http):
     async def main() -> None:
         async with Client(program.port) as plain, Client(program.port) as green:
             plain.send("/wait?s=30")
@@ -205,7 +215,7 @@ def test_what_takes_longer_than_grace_is_cut(lite, loop):
             assert (await plain.receive()).status == 500
             assert (await green.receive()).status == 500
 
-    with Program(lite, loop=loop, grace=0.3).serving() as program:
+    with Program(lite, loop=loop, grace=0.3, http=http).serving() as program:
         begin = time.monotonic()
         asyncio.run(main())
         fine(program)
@@ -214,7 +224,7 @@ def test_what_takes_longer_than_grace_is_cut(lite, loop):
     assert "at stop, 2.0 s" in program.out
 
 
-def test_an_answer_without_an_end_sees_that_it_should_end(lite):
+def test_an_answer_without_an_end_sees_that_it_should_end(lite, http):
     async def main() -> None:
         async with Client(program.port) as client:
             client.send("/stream")
@@ -222,12 +232,12 @@ def test_an_answer_without_an_end_sees_that_it_should_end(lite):
             await stop(program)
             assert (await client.rest()).endswith(b"end\n\r\n0\r\n\r\n")
 
-    with Program(lite).serving() as program:
+    with Program(lite, http=http).serving() as program:
         asyncio.run(main())
         fine(program)
 
 
-def test_an_answer_is_written_to_its_end(lite):
+def test_an_answer_is_written_to_its_end(lite, loop, http):
     async def main() -> None:
         async with Client(program.port) as client:
             client.send("/large")
@@ -235,13 +245,13 @@ def test_an_answer_is_written_to_its_end(lite):
             await stop(program)
             assert len((await client.receive()).body) == 30_000_000
 
-    with Program(lite).serving() as program:
+    with Program(lite, loop=loop, http=http).serving() as program:
         asyncio.run(main())
         fine(program)
 
 
 @pytest.mark.parametrize("path", ["/socket", "/green-socket"])
-def test_websockets_are_closed_with_1001(lite, loop, path):
+def test_websockets_are_closed_with_1001(lite, loop, path, http):
     async def main() -> None:
         sockets = [await websocket_connect(url) for _ in range(5)]
         for each in sockets:
@@ -252,7 +262,7 @@ def test_websockets_are_closed_with_1001(lite, loop, path):
             assert (each.close_code, each.close_reason) == (1001, "the server stops")
             each.close()
 
-    with Program(lite, loop=loop, grace=30).serving() as program:
+    with Program(lite, loop=loop, grace=30, http=http).serving() as program:
         url = f"ws://127.0.0.1:{program.port}{path}"
         begin = time.monotonic()
         asyncio.run(main())

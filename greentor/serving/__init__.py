@@ -23,7 +23,7 @@ from tornado.process import cpu_count
 from tornado.web import Application
 
 from greentor.serving.listening import close, listen
-from greentor.serving.server import freeze, run, stopping
+from greentor.serving.server import Server, freeze, run, stopping
 from greentor.serving.supervisor import Supervisor
 
 __all__ = ["GRACE", "serve", "stopping"]
@@ -44,6 +44,7 @@ def serve(
     prepare: Callable[[], None] | None = None,
     ready: Callable[[Sequence[socket]], None] | None = None,
     at_stop: Callable[[float], Awaitable[None]] | None = None,
+    http: str = "tornado",
     **options: Any,
 ) -> int:
     """Serve until SIGTERM or SIGINT, then finish what is under way; return the exit status.
@@ -63,6 +64,8 @@ def serve(
     :param ready: called once, with the listening sockets, when all processes serve
     :param at_stop: awaited in each process after its last request, while its pools are open, with the
         seconds that it may take
+    :param http: "httptools" has plain requests parsed in C (see docs/deployment.md), "tornado" by
+        Tornado
     :param options: of Tornado's HTTPServer: ``xheaders``, ``max_body_size``, ``ssl_options``, ...
 
     Raise OSError if the port cannot be had, and whatever ``prepare`` raises. In a single process, raise
@@ -71,6 +74,7 @@ def serve(
     processes = processes or _processors()
     if processes < 1 or grace < 0 or max_restarts < 0:
         raise ValueError("processes, grace and max_restarts must not be negative")
+    server_class = _server_class(http)
     if asyncio._get_running_loop() is not None:
         raise RuntimeError("serve() runs event loops of its own: call it outside of any")
     listening = listen(port, address, processes)
@@ -97,6 +101,7 @@ def serve(
                         ready=ready,
                         parent=parent,
                         options=options,
+                        server_class=server_class,
                     )
                 )
 
@@ -116,6 +121,23 @@ def serve(
         gc.unfreeze()
         gc.set_threshold(*thresholds)
         close(everything)
+
+
+def _server_class(http: str) -> type[Server]:
+    if http == "tornado":
+        return Server
+    if http != "httptools":
+        raise ValueError(f"http must be 'tornado' or 'httptools', not {http!r}")
+    try:
+        from greentor.serving.front_server import FrontServer
+    except ModuleNotFoundError as exc:
+        if exc.name != "httptools":
+            raise
+        raise ModuleNotFoundError(
+            "http='httptools' needs the package httptools: pip install 'greentor[httptools]'",
+            name=exc.name,
+        ) from None
+    return FrontServer
 
 
 def _processors() -> int:

@@ -70,8 +70,8 @@ class Server(HTTPServer):
         self, server_conn: object, request_conn: HTTPConnection
     ) -> HTTPMessageDelegate:
         # Called before the first byte of the request is there.
-        assert isinstance(request_conn, HTTP1Connection)
-        self._requests[server_conn] = request_conn, server_conn not in self._requests
+        if isinstance(request_conn, HTTP1Connection):
+            self._requests[server_conn] = request_conn, server_conn not in self._requests
         return super().start_request(server_conn, request_conn)
 
     def on_close(self, server_conn: Any) -> None:
@@ -90,7 +90,7 @@ class Server(HTTPServer):
         self.conn_params.no_keep_alive = True
         said_goodbye: WeakSet[IOStream] = WeakSet()
         while True:
-            self._close_idle(now() > end_of_linger)
+            self.close_idle(now() > end_of_linger)
             if not self._websockets() <= said_goodbye:
                 said_goodbye |= self._websockets()
                 _close_websockets()
@@ -110,7 +110,8 @@ class Server(HTTPServer):
                 return
             self._handle_connection(connection, address)
 
-    def _close_idle(self, fresh_too: bool) -> None:
+    def close_idle(self, fresh_too: bool) -> None:
+        """Close who has nothing to read; have each request at work be the last of its connection."""
         for request, fresh in list(self._requests.values()):
             stream = request.stream
             if stream is None or stream.closed():
@@ -151,6 +152,7 @@ async def run(
     ready: Callable[[], None],
     parent: int | None,
     options: dict[str, Any],
+    server_class: type[Server] | None = None,
 ) -> None:
     """Serve until SIGTERM or SIGINT, or until the pipe ``parent`` ends, then end in good order.
 
@@ -172,7 +174,7 @@ async def run(
         loop.add_signal_handler(number, stop.set)
     if parent is not None and app.settings.get("autoreload"):
         logger.warning("autoreload is for a single process; set it to False")
-    server = Server(app, **options)
+    server = (server_class or Server)(app, **options)
     server.add_sockets(sockets)
     freeze()
     ready()
@@ -220,10 +222,13 @@ async def _run_at_stop(at_stop: Callable[[float], Awaitable[None]], seconds: flo
 
 def _readable(stream: IOStream) -> bool:
     """Tell whether the client has sent what nobody has taken note of: part of a request, or its end."""
-    if stream._read_buffer_size:
-        return True
+    return bool(stream._read_buffer_size) or is_readable(stream)
+
+
+def is_readable(source: Any) -> bool:
+    """Tell whether there is something to read from a socket, or from what has the ``fileno()`` of one."""
     poll = select.poll()
-    poll.register(stream.fileno(), select.POLLIN)
+    poll.register(source.fileno(), select.POLLIN)
     return bool(poll.poll(0))
 
 

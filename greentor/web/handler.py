@@ -14,7 +14,7 @@ import asyncio
 import inspect
 import logging
 from contextvars import Context, copy_context
-from typing import Any
+from typing import Any, cast
 
 from django.core.exceptions import BadRequest, PermissionDenied, SuspiciousOperation
 from django.db import OperationalError
@@ -185,7 +185,9 @@ class BaseRequestHandler(Interruptible):
             self.set_status(CLIENT_GONE, "Client Closed Request")  # for the log
         else:
             logger.error("%s %s: broken off in its answer", self.request.method, self.request.path)
-        self.detach().close()
+        # Not detach(): what waits to be sent goes with the connection.
+        self._finished = True
+        cast(Any, self.request.connection).close()
         self._log()
         self.on_finish()
 

@@ -7,12 +7,14 @@ import select
 import signal
 import socket
 import sqlite3
+import sys
 import time
 from contextlib import closing
 from pathlib import Path
 
 import pytest
 
+from app.server import main
 from tests.app.server import Server, start
 from tests.noise import undisturbed
 from tests.waiting import wait_until
@@ -116,6 +118,34 @@ def test_several_processes_serve_one_database(environ, tmp_path):
     with Server(environ) as server:  # which finds what both have written at their end
         paths = server.get("/api/access-records/paths").json["items"]
     assert [each["views"] for each in paths if each["path"] == "/books/"] == [20]
+
+
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+def test_requests_may_be_parsed_by_httptools(sqlite, loop):
+    for package in ("httptools", loop):
+        pytest.importorskip(package)
+    with Server(sqlite, "--http", "httptools", "--loop", loop) as server:
+        connection = server.connect()
+        for path in ("/books/", "/json", "/no/such/page", "/books/"):
+            connection.request("GET", path)
+            answer = connection.getresponse()
+            assert answer.read()
+            assert answer.status == (404 if "such" in path else 200)
+        assert server.stop() == 0
+        connection.close()
+    assert "Traceback" not in server.log
+
+
+def test_httptools_that_is_not_installed_is_said(monkeypatch):
+    monkeypatch.setitem(sys.modules, "httptools", None)
+    for name in [name for name in sys.modules if name.startswith("greentor.serving.front")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.delitem(sys.modules, "greentor.serving.heads", raising=False)
+    monkeypatch.setattr("logging.basicConfig", lambda **kwargs: None)
+    with pytest.raises(
+        SystemExit, match=r"--http httptools: .*pip install 'greentor\[httptools\]'"
+    ):
+        main(["--http", "httptools"])
 
 
 def run(environ: dict[str, str], *arguments: str) -> tuple[int, str]:

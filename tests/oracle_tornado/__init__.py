@@ -1,0 +1,1 @@
+"""Tornado's own tests on `FrontServer`: ``python -m tests.oracle_tornado``."""
