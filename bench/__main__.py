@@ -47,6 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     load = LOADS[options.load](options.processes) if options.load == "wrk" else LOADS["ab"]()
     peers = present(options.peers, results)
     cells = sendable(load, options.cells, results)
+    peers = useful(peers, cells, results)
     if (lack := missing(load)) or not peers or not cells:
         print(lack or "there is nothing to measure", file=sys.stderr)
         return 2
@@ -58,6 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sweep_rounds=0 if options.no_sweep or options.pool is not None else 2,
         pool=options.pool,
         crowd_rounds=options.crowd_rounds,
+        judged_rounds=options.judged_rounds,
     )
     cores = machine.Cores.split(options.processes)
     begun = time.monotonic()
@@ -80,6 +82,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             "pool_of": peer.pool_of,
             "pools": list(peer.pools),
             "ours": peer.ours,
+            "ceiling": peer.ceiling,
         }
         for name, peer in peers.items()
     }
@@ -150,6 +153,8 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--workloads", type=several, metavar="A,B", help=f"of {', '.join(WORKLOADS)}")
     add("--seconds", type=float, help="of each run of the load: 2, or 1 with --quick")
     add("--rounds", type=int, help="3, or 2 with --quick")
+    judged = "further ones, of what the limits are judged by: 8, or 2 with --quick; 0 for none"
+    add("--judged-rounds", type=int, help=judged)
     add("--connections", type=int, default=64, help="64, where a workload says nothing else")
     add("--load", choices=LOADS, default="wrk", help="what sends the requests: wrk")
     add("--processes", type=int, default=1, help="of each server: 1")
@@ -161,13 +166,21 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     options = parser.parse_args(arguments)
     options.seconds = options.seconds or (1.0 if options.quick else 2.0)
     options.rounds = options.rounds or (2 if options.quick else 3)
+    if options.judged_rounds is None:
+        options.judged_rounds = 2 if options.quick else 8
     options.seed = random.randrange(2**32) if options.seed is None else options.seed
     options.crowd_rounds = 1 if options.quick else 2
     options.no_sweep = options.no_sweep or options.quick
     if unknown := [name for name in options.peers if name not in PEERS]:
         parser.error(f"no peer {', '.join(map(repr, unknown))}; known: {', '.join(PEERS)}")
-    for name, least in (("seconds", 0.1), ("rounds", 1), ("connections", 1), ("processes", 1)):
-        if getattr(options, name) < least:
+    for name, least in (
+        ("seconds", 0.1),
+        ("rounds", 1),
+        ("judged-rounds", 0),
+        ("connections", 1),
+        ("processes", 1),
+    ):
+        if getattr(options, name.replace("-", "_")) < least:
             parser.error(f"--{name} is {least} at least")
     if options.pool is not None and options.pool < 1:
         parser.error("--pool is 1 at least")
@@ -201,6 +214,19 @@ def sendable(load: Any, cells: Sequence[Cell], results: Results) -> list[Cell]:
             print(f"{cell.workload.name} is left out: {why}", file=sys.stderr)
         else:
             found.append(cell)
+    return found
+
+
+def useful(peers: dict[str, Peer], cells: Sequence[Cell], results: Results) -> dict[str, Peer]:
+    """Return the peers that serve one of the cells at least; the others are left out."""
+    found = {}
+    for name, peer in peers.items():
+        if not peer.workloads or any(peer.serves(cell.workload.name) for cell in cells):
+            found[name] = peer
+        else:
+            why = f"it serves {', '.join(peer.workloads)} only"
+            results.left_out[name] = why
+            print(f"{name} is left out: {why}", file=sys.stderr)
     return found
 
 

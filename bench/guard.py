@@ -201,8 +201,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         found.about |= machine.describe(machine.Cores.split())
         found.save(options.report / SAVED)
         for pair, value in ratios_of(found, PAIRS).items():
-            told = f"{value.median:.2f} ({value.low:.2f} to {value.high:.2f})" if value else "-"
-            print(f"{pair!s:<30}{told}")
+            print(f"{pair!s:<30}{value or '-'}")
         return 0
     return tell(judge(before, measure, options.rounds))
 

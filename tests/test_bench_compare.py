@@ -3,15 +3,17 @@
 How it measures one of them: `test_bench_compare_servers`. How fast anything is, is no matter here.
 """
 
+import itertools
 import os
 import random
 import signal
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -43,6 +45,7 @@ def sample(peer: str = "a", pool: int = 8, rate: float = 100, failed: int = 0) -
         (["--workloads", "db,nothing"], "no workload 'nothing'; known: json, "),
         (["--load", "siege"], "invalid choice: 'siege'"),
         (["--rounds", "-1"], "--rounds is 1 at least"),
+        (["--judged-rounds", "-1"], "--judged-rounds is 0 at least"),
         (["--seconds", "0.01"], "--seconds is 0.1 at least"),
         (["--connections", "0"], "--connections is 1 at least"),
         (["--processes", "0"], "--processes is 1 at least"),
@@ -67,6 +70,27 @@ def test_a_peer_that_is_not_installed_is_left_out_and_said_so(
     assert list(command.present(["missing", "floor"], results)) == ["floor"]
     assert "no-such-package-as-this; `make bench`" in results.left_out["missing"]
     assert capsys.readouterr().err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "rounds"),
+    [([], 8), (["--quick"], 2), (["--judged-rounds", "0"], 0), (["--judged-rounds", "3"], 3)],
+)
+def test_what_is_judged_has_further_rounds_unless_there_are_to_be_none(
+    arguments: list[str], rounds: int
+) -> None:
+    assert command.parse(arguments).judged_rounds == rounds
+
+
+def test_a_peer_that_serves_nothing_of_what_is_measured_is_left_out_and_said_so(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    peers = {name: PEERS[name] for name in ("floor", "tornado-alone")}
+    results = Results()
+    assert list(command.useful(peers, select(["db"], 64), results)) == ["floor"]
+    assert results.left_out == {"tornado-alone": "it serves json, plaintext, sleep-50 only"}
+    assert capsys.readouterr().err.count("\n") == 1
+    assert command.useful(peers, select(["db", "json"], 64), Results()) == peers
 
 
 def test_a_workload_that_ab_cannot_send_is_left_out_and_said_so() -> None:
@@ -103,6 +127,15 @@ def test_the_best_pool_is_that_with_the_best_median_and_without_failures() -> No
     assert rounds.choose(some, "a", cell) == 32
 
 
+def test_a_peer_whose_pool_sizes_could_not_be_tried_takes_the_usual_one_and_ends_no_run() -> None:
+    recorder = Recorder()
+    one = comparison(recorder)
+    one._shut["threads"] = {"/db": "it does not keep the rules"}
+    one.sweep()
+    assert one.results.chosen["threads"] == {"cpu": 32, "updates": 256, "sleep": 256}
+    assert not [peer for peer, _, cell, _ in recorder.taken if peer == "threads" and "db" in cell]
+
+
 class Recorder:
     """In place of a fleet and a gauge: nothing is started, all that is asked for is noted."""
 
@@ -129,9 +162,14 @@ class Recorder:
         )
 
 
-def comparison(recorder: Recorder, seed: int = 1, **plan: Any) -> rounds.Comparison:
+FOUR = ("greentor", "floor", "threads", "gevent")
+
+
+def comparison(
+    recorder: Recorder, seed: int = 1, names: Sequence[str] = FOUR, **plan: Any
+) -> rounds.Comparison:
     cells = select(["db", "fortunes", "updates-20", "sleep-50"], 64, quick=True)
-    peers = {name: PEERS[name] for name in ("greentor", "floor", "threads", "gevent")}
+    peers = {name: PEERS[name] for name in names}
     with open(os.devnull, "w") as nowhere:
         silent = progress.Progress(nowhere)
         silent.say = lambda line: None  # type: ignore[method-assign]
@@ -251,6 +289,134 @@ def test_what_fails_a_rule_is_not_measured_and_a_warning_does_not_count() -> Non
     assert not verify.why_not(WORKLOADS["page"].routes, shut)
 
 
+# --- what is judged -----------------------------------------------------------------------------
+
+
+def judged(recorder: Recorder, names: Sequence[str] = FOUR, **plan: Any) -> rounds.Comparison:
+    """Return a comparison whose further rounds have been measured, and are all that is recorded."""
+    one = comparison(recorder, names=names, **({"sweep_rounds": 0, "judged_rounds": 3} | plan))
+    one.sweep()
+    one.measure()
+    recorder.taken.clear()
+    one.judged()
+    return one
+
+
+def test_what_is_judged_is_measured_in_further_rounds_by_those_whom_the_limits_name() -> None:
+    recorder = Recorder()
+    judged(recorder)
+    times = Counter((cell.partition(",")[0], peer) for peer, _, cell, _ in recorder.taken)
+    small = {(name, peer) for name in ("db", "fortunes", "updates-20") for peer in FOUR[:2]}
+    # The best is not known beforehand: asleep all are measured.
+    assert times == dict.fromkeys(small | {("sleep-50", peer) for peer in FOUR}, 3)
+
+
+def test_the_samples_of_a_further_round_are_close_together_and_it_has_a_number_of_its_own() -> None:
+    recorder = Recorder()
+    one = judged(recorder)
+    runs = [list(run) for _, run in itertools.groupby(recorder.taken, key=lambda each: each[2:])]
+    assert len(runs) == 3 * 4
+    assert [number for [(*_, number), *_] in runs] == [4] * 4 + [5] * 4 + [6] * 4
+    assert len({tuple(peer for peer, *_ in run) for run in runs if len(run) == 4}) > 1
+    by_round = Counter((each.peer, each.workload, each.round) for each in one.results.samples)
+    assert set(by_round.values()) == {1}
+
+
+def test_what_is_not_judged_is_measured_as_often_as_without_further_rounds() -> None:
+    for further in (0, 3):
+        recorder = Recorder()
+        one = judged(recorder, judged_rounds=further)
+        had = Counter((each.peer, each.workload) for each in one.results.samples)
+        assert had["threads", "db"] == had["gevent", "fortunes"] == 4
+        assert had["greentor", "db"] == had["gevent", "sleep-50"] == 4 + further
+
+
+def test_a_further_round_starts_no_server_that_is_not_measured_in_it() -> None:
+    recorder = Recorder()
+    ups = []
+    need = recorder.need
+    recorder.need = lambda wanted: ups.append(set(wanted)) or need(wanted)  # type: ignore[method-assign]
+    one = judged(recorder)
+    assert ups[-9:].count({"greentor", "floor"}) == 6
+    assert ups[-9:].count(set(FOUR)) == 3
+    assert one.results.left_out == {}
+
+
+def test_a_further_round_is_without_whom_was_left_out_and_there_is_none_without_ours() -> None:
+    recorder = Recorder()
+    one = comparison(recorder, sweep_rounds=0, judged_rounds=2)
+    one.sweep()
+    one.results.left_out["gevent"] = "broken"
+    one.judged()
+    assert {peer for peer, *_ in recorder.taken} == {"greentor", "floor", "threads"}
+    recorder.taken.clear()
+    up = recorder.up
+    one.results.left_out["greentor"] = "broken"
+    one.judged()
+    assert recorder.taken == []
+    assert recorder.up is up  # nothing was started or ended for it
+
+
+def test_further_rounds_take_the_time_that_is_expected_of_them() -> None:
+    without, one = comparison(Recorder()), comparison(Recorder(), judged_rounds=3)
+    samples = 3 * (3 * 2 + 4)
+    a_sample = 1.0 + rounds.WARM_UP + rounds.OF_A_SAMPLE
+    assert one.duration() - without.duration() == pytest.approx(samples * a_sample)
+    done: list[float] = []
+    one.sweep()
+    one.progress.done = done.append  # type: ignore[method-assign]
+    one.judged()
+    assert sum(done) == pytest.approx(samples * a_sample)
+
+
+# --- a ceiling ----------------------------------------------------------------------------------
+
+
+def test_a_ceiling_is_measured_at_what_it_serves_and_no_crowd_is_sent_to_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    crowds: list[str] = []
+    monkeypatch.setattr(
+        rounds.Comparison,
+        "_crowd",
+        lambda self, name, *args: crowds.append(name) or crowded(name, 0),
+    )
+    recorder = Recorder()
+    one = judged(recorder, ("greentor", "floor", "tornado-alone"))
+    had = Counter(each.workload for each in one.results.samples if each.peer == "tornado-alone")
+    assert had == {"sleep-50": 4 + 3}
+    assert one.results.left_out == {}
+    one.crowds()
+    assert set(crowds) == {"greentor", "floor"}
+
+
+def test_of_a_peer_that_does_not_serve_all_only_its_routes_are_verified(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Ports(Recorder):
+        def __getitem__(self, name: str) -> Any:
+            return SimpleNamespace(port=name)
+
+    asked: dict[str, list[str]] = {}
+
+    def look(port: Any, url: str, doing: Any, only: list[str]) -> list[verify.Rule]:
+        asked[port] = only
+        return []
+
+    monkeypatch.setattr(rounds, "verify", look)
+    comparison(Ports(), names=("floor", "tornado-alone")).verify()
+    assert asked == {"floor": [], "tornado-alone": ["/json", "/plaintext", "/sleep"]}
+
+
+def test_a_ceiling_takes_no_time_where_it_is_not_measured() -> None:
+    names = ("greentor", "floor")
+    without = comparison(Recorder(), names=names)
+    one = comparison(Recorder(), names=(*names, "tornado-alone"))
+    a_sample = 1.0 + rounds.WARM_UP + rounds.OF_A_SAMPLE
+    rules = rounds.OF_THE_RULES + rounds.OF_A_START
+    assert one.duration() - without.duration() == pytest.approx(rules + 4 * a_sample)
+
+
 # --- progress and the end ---------------------------------------------------------------------
 
 
@@ -349,7 +515,8 @@ def test_a_run_verifies_measures_and_writes_what_can_be_read_again(tmp_path: Pat
     with bench(
         tmp_path,
         *("--peers", "greentor,floor,threads-pymysql", "--workloads", "db,sleep-50", "--quick"),
-        *("--seconds", "0.5", "--rounds", "2", "--connections", "8", "--seed", "3"),
+        *("--seconds", "0.5", "--rounds", "1", "--judged-rounds", "1", "--connections", "8"),
+        *("--seed", "3"),
     ) as process:
         printed, errors = process.communicate(timeout=400)
     assert process.returncode == 0, printed + errors
@@ -368,6 +535,8 @@ def test_a_run_verifies_measures_and_writes_what_can_be_read_again(tmp_path: Pat
     assert len(results.verified) == 3
     assert len(results.fairness) == 2 * 3
     assert results.about["seed"] == 3
+    assert results.about["options"]["judged_rounds"] == 1
+    assert {each.round for each in results.samples} == {0, 1}
     assert "Django" in results.peers["floor"]["packages"]
     assert not left_running(tmp_path)
 

@@ -431,30 +431,87 @@ def test_a_sample_in_which_requests_failed_is_kept_however_slow_a_core_was(
     assert pace.looks == [1.0]
 
 
-def test_pace_is_told_of_the_slowest_core_against_its_own_best(
+class Machine:
+    """In place of the module `time`, and of the loop: a core that takes as long as is said."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, took: Callable[[float], float]) -> None:
+        self.now = 0.0
+        monkeypatch.setattr("bench.compare.pace.time", self)
+        monkeypatch.setattr("bench.compare.pace._loop", lambda: took(self.now))
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+
+    def sample(self, pace: Pace, seconds: float = 1.5) -> float:
+        """Wait, have a sample taken, and look, as `Gauge.sample` does."""
+        pace.wait()
+        self.sleep(seconds)
+        return pace.look()
+
+
+def test_pace_is_told_of_the_slowest_core_against_what_is_usual_of_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     took: list[float] = []
     monkeypatch.setattr("bench.compare.pace._loop", lambda: took.pop(0))
-    pace = Pace()
-    took += [5.0, 4.0]  # of two the shorter: the other was interrupted
+    allowed = sorted(os.sched_getaffinity(0))
+    pace = Pace((allowed[0], allowed[-1]))
+    took += [5.0, 4.0, 40.0, 50.0]  # of two the shorter: the other was interrupted
     assert pace.look() == 1
-    took += [6.0, 7.0]
+    took += [6.0, 7.0, 40.0, 40.0]
     assert pace.look() == 1.5
-    took += [3.0, 9.0]
+    took += [4.0, 9.0, 80.0, 80.0]
+    assert pace.look() == 2
+    took += [3.0, 3.0, 20.0, 20.0]
     assert pace.look() == 1
-    took += [9.0, 9.0, 3.0, 3.0]
-    pace.wait()
     assert took == []
 
 
-def test_pace_does_not_wait_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("bench.compare.pace.WAIT", 0.2)
-    slower = iter(range(1, 10_000))
-    monkeypatch.setattr("bench.compare.pace._loop", lambda: next(slower) ** 3)
+def test_pace_takes_one_lucky_moment_for_what_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    core = Machine(monkeypatch, lambda now: 1.0 if 3 <= now < 4 else 1.3)
+    pace = Pace()
+    paces = [core.sample(pace) for _ in range(10)]
+    assert paces[-1] == 1
+    assert core.now == pytest.approx(10 * 1.5, abs=1.5)  # it was hardly waited for another
+
+
+def test_pace_gets_used_to_a_machine_that_has_become_slower(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    core = Machine(monkeypatch, lambda now: 1.0 if now < 60 else 2.0)
+    pace = Pace()
+    while core.now < 60:
+        core.sample(pace)
+    paces = [core.sample(pace) for _ in range(30)]
+    assert paces[0] == 2
+    assert set(paces[-10:]) == {1}
+    begun = core.now
+    core.sample(pace)
+    assert core.now == begun + 1.5  # nobody waits any more
+
+
+@pytest.mark.parametrize("dip", [1.0, 5.0])
+def test_pace_calls_a_dip_slow_to_its_end_and_what_follows_usual(
+    monkeypatch: pytest.MonkeyPatch, dip: float
+) -> None:
+    core = Machine(monkeypatch, lambda now: 2.0 if 60 <= now % 100 < 60 + dip else 1.0)
+    pace = Pace()
+    while core.now < 250:  # the third of them, too
+        begun, pace_of_it = core.now, core.sample(pace)
+        assert pace_of_it == (2 if 60 <= core.now % 100 < 60 + dip else 1), begun
+
+
+def test_pace_waits_for_the_end_of_a_dip_and_not_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    core = Machine(monkeypatch, lambda now: 2.0 if 10 <= now < 10.5 or now >= 20 else 1.0)
     pace = Pace()
     pace.look()
-    pace.wait()
+    for now, until in ((10, 10.5), (11, 11), (20, 21)):
+        core.now = now
+        pace.wait()
+        assert core.now == pytest.approx(until, abs=0.06)
 
 
 def test_a_server_that_still_works_when_the_load_is_over_is_started_again(

@@ -12,6 +12,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,6 +21,8 @@ from typing import Any
 
 import pytest
 
+from bench.compare.verify import ALONE, closed, verify
+from bench.compare.workloads import WORKLOADS
 from bench.peers import PEERS, pages
 from tests.app import techempower
 from tests.app.server import ROOT
@@ -31,10 +34,14 @@ POOL = 4
 
 #: the peers that need no package that the tests do not have, and the connections that each may open
 AT_WORK = {
-    "greentor_": ([], POOL),
-    "tornado_blocking": ([], 1),
-    "tornado_threads": (["--driver", "PyMySQL"], POOL),
+    "greentor": ("greentor_", [], POOL),
+    "floor": ("tornado_blocking", [], 1),
+    "threads-pymysql": ("tornado_threads", ["--driver", "PyMySQL"], POOL),
+    "greentor-httptools": ("greentor_", ["--loop", "uvloop", "--http", "httptools"], POOL),
 }
+needs_httptools = pytest.mark.skipif(
+    not importlib.util.find_spec("httptools"), reason="needs httptools"
+)
 
 
 @pytest.fixture(scope="module")
@@ -101,6 +108,16 @@ def test_no_two_peers_are_the_same_program() -> None:
     assert len({peer.title for peer in PEERS.values()}) == len(PEERS)
 
 
+def test_a_peer_that_does_not_serve_all_serves_what_there_are_rules_for() -> None:
+    some = [peer for peer in PEERS.values() if peer.workloads]
+    assert [peer.name for peer in some] == [peer.name for peer in PEERS.values() if peer.ceiling]
+    for peer in some:
+        assert {route for name in peer.workloads for route in WORKLOADS[name].routes} <= set(ALONE)
+        assert not peer.serves("db")
+        assert all(map(peer.serves, peer.workloads))
+    assert PEERS["floor"].serves("db")
+
+
 def test_each_module_of_a_program_is_registered() -> None:
     programs = {
         path.stem
@@ -165,13 +182,17 @@ def test_a_page_knows_of_the_books_that_were_not_read() -> None:
 # --- at work ----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("module", AT_WORK)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=needs_httptools if "httptools" in name else ()) for name in AT_WORK],
+)
 def test_a_peer_obeys_the_rules_on_its_connections(
-    module: str, environ: dict[str, str], mariadb: MariaDB, monkeypatch: pytest.MonkeyPatch
+    name: str, environ: dict[str, str], mariadb: MariaDB, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(techempower, "CONCURRENCY", 24)
     problems: dict[str, list[str]] = {}
-    arguments, connections = AT_WORK[module]
+    module, arguments, connections = AT_WORK[name]
+    assert (module, tuple(arguments)) == (PEERS[name].module, PEERS[name].arguments)
     with serving(environ, module, *arguments) as server:
         database = techempower.Database(mariadb.url(DATABASE))
         techempower.verify(server, database, problems.__setitem__)
@@ -194,6 +215,32 @@ def test_a_peer_obeys_the_rules_on_its_connections(
     }
     assert len(problems) == 24
     assert not failures
+
+
+def test_a_ceiling_sleeps_without_the_database_and_keeps_the_rules_of_its_routes(
+    environ: dict[str, str], mariadb: MariaDB
+) -> None:
+    without = {name: value for name, value in environ.items() if name != "BENCH_DATABASE"}
+    looked_at: list[str] = []
+    with serving(without, "tornado_alone") as server:
+        rules = verify(server.port, mariadb.url(DATABASE), looked_at.append, list(ALONE))
+        begun = time.monotonic()
+        assert server.get("/sleep?ms=200").json == {"ms": 200}
+        assert time.monotonic() - begun >= 0.2
+        assert server.get("/db").status == 404
+    assert looked_at == [f"{path}, 20 times" for path in ("/json", "/plaintext", "/sleep?ms=50")]
+    assert [rule["verdict"] for rule in rules] == ["PASS"] * 3
+
+
+def test_a_ceiling_that_answers_something_else_is_not_measured_there(
+    environ: dict[str, str], mariadb: MariaDB
+) -> None:
+    with serving(environ, "tornado_alone") as server:
+        broken = {"/json": ("/plaintext", *ALONE["/json"][1:]), "/sleep": ALONE["/sleep"]}
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("bench.compare.verify.ALONE", broken)
+            rules = verify(server.port, mariadb.url(DATABASE), lambda rule: None, list(broken))
+    assert list(closed(rules)) == ["/plaintext"]
 
 
 def test_sigterm_to_the_parent_ends_all_processes(environ: dict[str, str]) -> None:

@@ -7,9 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from bench.compare import ratios, report, tables
-from bench.compare.ratios import AtLeast, Column, LessMemory, NobodyStarves, judge, ratio
+from bench.compare import limits, ratios, report, tables
+from bench.compare.limits import AtLeast, LessMemory, NobodyStarves, Reached, judge
+from bench.compare.ratios import Column, ratio
 from bench.compare.results import Results
+from bench.peers import PEERS
 from tests.bench_results import crowd, plausible, sample
 
 
@@ -167,7 +169,7 @@ def test_a_limit_is_missed_if_requests_of_ours_fail() -> None:
 @pytest.mark.parametrize(("rate", "kept"), [(0.86 * 5120, True), (0.84 * 5120, False)])
 def test_a_limit_against_what_is_possible(rate: float, kept: bool) -> None:
     results = Results(samples=[sample("greentor", "sleep-50", 0, rate, 256)])
-    judged = AtLeast("sleep-50", ratios.PHYSICAL, 0.85, 256).judge(results)
+    judged = AtLeast("sleep-50", limits.PHYSICAL, 0.85, 256).judge(results)
     assert judged.kept is kept
     assert "5,120/s" in judged.limit
 
@@ -178,7 +180,7 @@ def test_a_limit_against_the_best_peer(best: float, kept: bool) -> None:
     results = Results(
         samples=[sample(name, "sleep-50", 0, rate, 256) for name, rate in rates.items()]
     )
-    judged = AtLeast("sleep-50", ratios.BEST, 1.0, 256).judge(results)
+    judged = AtLeast("sleep-50", limits.BEST, 1.0, 256).judge(results)
     assert judged.kept is kept
     assert "against granian" in judged.found
 
@@ -209,6 +211,130 @@ def test_memory_is_compared_with_the_pool_of_that_size(mine: float, kept: bool) 
 def test_what_was_not_measured_is_not_kept() -> None:
     assert {each.kept for each in judge(Results())} == {None}
     assert {each.kept for each in judge(plausible())} == {True, False}
+
+
+# --- the ceiling --------------------------------------------------------------------------------
+
+
+def asleep(**rates: float) -> Results:
+    """Return results of a round of sleep-50 at 256 connections."""
+    return Results(
+        samples=[
+            sample(name.replace("_", "-"), "sleep-50", 0, rate, 256) for name, rate in rates.items()
+        ]
+    )
+
+
+def test_a_ceiling_is_never_the_best_peer_that_ours_is_judged_against() -> None:
+    results = asleep(greentor=2900, granian=2800, tornado_alone=3800)
+    judged = AtLeast("sleep-50", limits.BEST, 1.0, 256).judge(results)
+    assert (judged.kept, judged.found) == (True, "1.04 (1.04 to 1.04), against granian")
+    alone = asleep(greentor=2900, tornado_alone=3800)
+    assert AtLeast("sleep-50", limits.BEST, 1.0, 256).judge(alone).kept is None
+
+
+def test_a_ceiling_is_called_one_in_every_table_and_never_marked_as_the_best() -> None:
+    text = report.text(asleep(greentor=2900, granian=2800, tornado_alone=3800))
+    rates = section(text, "Requests a second, ")
+    assert row_of(rates, "tornado-alone (ceiling)") == ["3,800"]
+    assert row_of(rates, "**greentor**") == ["▲**2,900**"]
+    # As costly as granian, which is marked: it is the least that a peer costs.
+    equal = report.text(asleep(granian=3800, tornado_alone=3800))
+    costs = section(equal, "CPU µs a request, all")
+    assert row_of(costs, "granian")[0].startswith("▲")
+    assert not row_of(costs, "tornado-alone (ceiling)")[0].startswith("▲")
+    of_each = section(text, "Requests a second of greentor, as a part")
+    assert row_of(of_each, "tornado-alone (ceiling)") == ["0.76 (0.76 to 0.76)"]
+    assert "| tornado-alone |" not in text
+
+
+def test_what_ours_reaches_of_the_ceiling_is_shown_below_the_limits_and_is_none() -> None:
+    results = asleep(greentor=2850, tornado_alone=3800)
+    table = tables.limits_table(results).split("\n")[-4:]
+    assert table[:2] == [
+        "| sleep-50, 256 connections: what greentor reaches of tornado-alone, the ceiling"
+        " | for comparison | 0.75 (0.75 to 0.75) |",
+        "| sleep-50, 256 connections: what tornado-alone reaches of the physical limit, 5,120/s"
+        " | for comparison | 0.74 (0.74 to 0.74), 3,800/s |",
+    ]
+    assert all(each.kept is not True for each in judge(results))
+    assert all(line.endswith(" | not measured | - |") for line in table[2:])
+    table = tables.limits_table(asleep(greentor=2850)).split("\n")[-4:]
+    assert all(line.endswith(" | not measured | - |") for line in table)
+
+
+def test_ours_on_httptools_is_compared_with_what_is_possible_and_with_the_best_and_judged_by_neither() -> (
+    None
+):
+    results = asleep(greentor=1000, greentor_httptools=4096, granian=3200, tornado_alone=4500)
+    table = tables.limits_table(results).split("\n")[-2:]
+    assert table == [
+        "| sleep-50, 256 connections: what greentor-httptools reaches of the physical limit, 5,120/s"
+        " | for comparison | 0.80 (0.80 to 0.80), 4,096/s |",
+        "| sleep-50, 256 connections: what greentor-httptools reaches of the best peer"
+        " | for comparison | 1.28 (1.28 to 1.28), against granian |",
+    ]
+    assert all(each.kept is not True for each in judge(results))
+
+
+def test_a_comparison_with_requests_that_failed_says_so() -> None:
+    results = asleep(greentor=2850, tornado_alone=3800)
+    results.samples.append(
+        sample("tornado-alone", "sleep-50", 1, 3800, 256, errors={"timeout": 3, "read": 1})
+    )
+    shown = Reached("sleep-50", "greentor", "tornado-alone", 256).show(results)
+    assert shown.found == "0.75 (0.75 to 0.75); 4 requests to tornado-alone failed"
+
+
+# --- what is measured more often ----------------------------------------------------------------
+
+
+def test_a_cell_is_judged_by_ours_and_by_those_whom_its_limits_name() -> None:
+    everybody = list(PEERS)
+    by = {
+        (workload, connections): limits.judged_by(Column(workload, connections), 64, everybody)
+        for workload, connections in (("db", 64), ("db", 128), ("json", 64), ("sleep-50", 64))
+    }
+    named = {"greentor", "floor", "uvicorn", "tornado-sqlalchemy", "threads-pymysql"}
+    assert by.pop(("db", 64)) == named
+    assert set().union(*by.values()) == set()
+    assert limits.judged_by(Column("db", 40), 40, everybody) == named
+
+
+def test_where_the_best_is_judged_all_who_compete_are_measured_as_nobody_knows_it_before() -> None:
+    column = Column("sleep-50", 256)
+    others = {name for name, peer in PEERS.items() if not peer.ours}
+    assert limits.judged_by(column, 64, list(PEERS)) == {"greentor", "greentor-httptools", *others}
+    left = ["greentor", "greentor-uvloop", "gevent"]
+    assert limits.judged_by(column, 64, left) == {"greentor", "gevent"}
+
+
+def test_what_cannot_be_judged_is_not_measured_for_that() -> None:
+    column = Column("sleep-50", 256)
+    assert limits.judged_by(column, 64, ["greentor"]) == {"greentor"}  # by what is possible
+    assert limits.judged_by(column, 64, ["granian", "floor"]) == set()
+    assert limits.judged_by(Column("db", 64), 64, ["greentor", "granian"]) == set()
+    assert limits.judged_by(Column("db", 64), 64, ["floor", "uvicorn"]) == set()
+
+
+def test_a_ratio_of_peers_that_are_in_more_rounds_is_of_the_rounds_that_both_are_in() -> None:
+    # Further rounds have numbers of their own, and some of the peers only.
+    ours = [sample(round=number, rate=rate) for number, rate in enumerate((100, 100, 300, 300))]
+    judged = [sample("floor", round=number, rate=100) for number in range(4)]
+    other = [sample("granian", round=number, rate=100) for number in range(2)]
+    found = ratios.cells([*ours, *judged, *other])
+    column = Column("db", 64)
+
+    def of(peer: str) -> ratios.Ratio | None:
+        return ratio(found["greentor", column], found[peer, column])
+
+    assert of("floor") == ratios.Ratio(2.0, 1.0, 3.0, 4)
+    assert of("granian") == ratios.Ratio(1.0, 1.0, 1.0, 2)
+
+
+def test_how_many_further_rounds_there_were_is_told_and_so_is_that_there_were_none() -> None:
+    options = {"rounds": 3, "judged_rounds": 0, "pool": None, "quick": False}
+    assert tables.about_list({"options": options}) == "- options: rounds 3, judged rounds 0"
 
 
 # --- the page -----------------------------------------------------------------------------------
@@ -315,5 +441,7 @@ CURVE = {
 def test_every_plot_is_drawn(tmp_path: Path) -> None:
     (tmp_path / "split.json").write_text(json.dumps(SPLIT))
     (tmp_path / "growth.json").write_text(json.dumps({"curves": [CURVE]}))
-    report.write(plausible(2), tmp_path)
+    results = plausible(2)
+    results.samples += asleep(tornado_alone=4000).samples
+    report.write(results, tmp_path)
     assert {path.stem for path in tmp_path.glob("*.png")} == set(report.PLOTS)

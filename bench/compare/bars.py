@@ -30,9 +30,10 @@ def throughput(found: ratios.Cells, path: Path) -> None:
     for panel, column in zip(panels, where, strict=True):
         _rates(panel, found, column)
         panel.set_title(ratios.title_of(column))
-    drawing.save(
-        figure, path, "Requests a second; line: lowest and highest round; hatched: requests failed"
-    )
+    title = "Requests a second; line: lowest and highest round; hatched: requests failed"
+    if any(ratios.is_ceiling(name) for name, _ in found):
+        title += "; empty: a ceiling"
+    drawing.save(figure, path, title)
 
 
 def _rates(panel: Any, found: ratios.Cells, column: Column) -> None:
@@ -48,11 +49,11 @@ def _rates(panel: Any, found: ratios.Cells, column: Column) -> None:
     values = [value for value, _, _ in rows]
     rates = [[each.rate for each in samples] for _, _, samples in rows]
     bars = panel.barh(
-        names,
+        [tables.label_of(name) for name in names],
         values,
         height=0.74,
         color=[drawing.colour_of(name) for name in names],
-        edgecolor="white",
+        edgecolor=[drawing.edge_of(name) for name in names],
     )
     for bar, (_, _, samples) in zip(bars, rows, strict=True):
         if not ratios.clean(samples):

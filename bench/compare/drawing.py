@@ -69,7 +69,14 @@ def same_limits(panels: list[Any]) -> None:
 def colour_of(name: str) -> str:
     if ratios.is_ours(name):
         return BLUE if name == ratios.OURS else SKY
+    if ratios.is_ceiling(name):
+        return "white"
     return "#7A7A7A" if name == "floor" else "#C4C4C4"
+
+
+def edge_of(name: str) -> str:
+    """Return the colour of a bar's edge; a ceiling has one, and nothing inside."""
+    return DARK if ratios.is_ceiling(name) else "white"
 
 
 def embolden(panel: Any) -> None:

@@ -1,4 +1,4 @@
-"""The figures of a comparison: cells, medians, ratios, and the limits that ours must keep.
+"""The figures of a comparison: cells, medians, and ratios. What they must be: `bench.compare.limits`.
 
 A ratio is taken within a round, and the median of these is shown: what slowed a round down cancels out.
 Failed requests are in no rate: a rate is of requests that were answered with 2xx.
@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from statistics import median
 
-from bench.compare.results import Results, Sample
+from bench.compare.results import Sample
 from bench.compare.workloads import WORKLOADS
 from bench.peers import PEERS
 
@@ -78,6 +78,11 @@ def is_ours(name: str) -> bool:
     return name in PEERS and PEERS[name].ours
 
 
+def is_ceiling(name: str) -> bool:
+    """Return whether it is none of those that compete: it only shows what can be reached."""
+    return name in PEERS and PEERS[name].ceiling
+
+
 def failed(samples: Iterable[Sample]) -> dict[str, int]:
     """Return what failed, by kind, summed over the rounds."""
     total: Counter[str] = Counter()
@@ -101,182 +106,35 @@ class Ratio:
     high: float
     rounds: int
 
+    @classmethod
+    def of(cls, rounds: Iterable[float]) -> Ratio | None:
+        """Return that of what was found in each round; None if there was none."""
+        found = list(rounds)
+        return cls(median(found), min(found), max(found), len(found)) if found else None
+
+    def __str__(self) -> str:
+        return f"{self.median:.2f} ({self.low:.2f} to {self.high:.2f})"
+
 
 def ratio(ours: list[Sample] | None, theirs: list[Sample] | None) -> Ratio | None:
     """Return what our rate is of theirs, round by round; None if there is no round with both.
 
     A peer that served nothing in a round counts there as infinitely slower.
     """
-    one, two = _rates(ours or []), _rates(theirs or [])
-    found = [
+    one, two = rates(ours or []), rates(theirs or [])
+    return Ratio.of(
         one[number] / two[number] if two[number] else math.inf
         for number in one.keys() & two.keys()
         if one[number] or two[number]
-    ]
-    return Ratio(median(found), min(found), max(found), len(found)) if found else None
+    )
 
 
-def _rates(samples: list[Sample]) -> dict[int, float]:
+def rates(samples: Iterable[Sample]) -> dict[int, float]:
+    """Return the requests a second of each round."""
     rounds: dict[int, list[float]] = defaultdict(list)
     for sample in samples:
         rounds[sample.round].append(sample.rate)
     return {number: median(rates) for number, rates in rounds.items()}
-
-
-# --- limits -----------------------------------------------------------------------------------
-
-#: in place of a peer: the fastest of the others, and what the sleep allows
-BEST = "the best peer"
-PHYSICAL = "the physical limit"
-
-
-@dataclass(frozen=True)
-class Judged:
-    """Whether a limit is kept (None: not measured), what it says, and what was found."""
-
-    kept: bool | None
-    limit: str
-    found: str
-
-    @property
-    def verdict(self) -> str:
-        return "not measured" if self.kept is None else "kept" if self.kept else "**missed**"
-
-
-@dataclass(frozen=True)
-class AtLeast:
-    """Our rate must be so much of another's; and no request of ours may fail meanwhile."""
-
-    workload: str
-    against: str
-    least: float
-    #: None: the usual number
-    connections: int | None = None
-
-    def judge(self, results: Results) -> Judged:
-        found = cells(results.samples)
-        column = Column(self.workload, self.connections or usual(found))
-        title = f"{title_of(column)}: at least {self.least:g} of {self.against}"
-        mine = found.get((OURS, column))
-        if self.against == PHYSICAL:
-            title += f", {column.connections / SLEEP_SECONDS:,.0f}/s"
-        against, value = self._ratio(found, column, mine)
-        if mine is None or value is None:
-            return Judged(None, title, "")
-        shown = f"{value.median:.2f} ({value.low:.2f} to {value.high:.2f})"
-        if self.against in (BEST, PHYSICAL):
-            shown += f", {against}"
-        errors = sum(failed(mine).values())
-        if errors:
-            shown += f"; {errors:,} of our requests failed"
-        return Judged(value.median >= self.least and not errors, title, shown)
-
-    def _ratio(
-        self, found: Cells, column: Column, mine: list[Sample] | None
-    ) -> tuple[str, Ratio | None]:
-        if self.against == PHYSICAL:
-            limit = column.connections / SLEEP_SECONDS
-            rates = [rate / limit for rate in _rates(mine or []).values()]
-            if not rates:
-                return "", None
-            value = Ratio(median(rates), min(rates), max(rates), len(rates))
-            return f"{value.median * limit:,.0f}/s", value
-        if self.against == BEST:
-            others = {
-                peer: value
-                for (peer, where), theirs in found.items()
-                if where == column and not is_ours(peer) and (value := ratio(mine, theirs))
-            }
-            if not others:
-                return "", None
-            best = min(others, key=lambda peer: others[peer].median)
-            return f"against {best}", others[best]
-        return self.against, ratio(mine, found.get((self.against, column)))
-
-
-@dataclass(frozen=True)
-class NobodyStarves:
-    """Every client must be served, in every round."""
-
-    workload: str
-    connections: int
-
-    def judge(self, results: Results) -> Judged:
-        title = f"{self.workload}, {self.connections:,} connections: every client served"
-        rounds = [
-            each
-            for each in results.fairness
-            if (each.peer, each.workload, each.connections)
-            == (OURS, self.workload, self.connections)
-        ]
-        if not rounds:
-            return Judged(None, title, "")
-        worst = min(rounds, key=lambda each: each.served)
-        shown = (
-            f"{worst.served:,} of {worst.connections:,} in the worst of {len(rounds)} rounds,"
-            f" the least of them {worst.least:,} times, the mean {worst.mean:,.1f} times"
-        )
-        return Judged(worst.served >= worst.connections, title, shown)
-
-
-@dataclass(frozen=True)
-class LessMemory:
-    """Our process must be smaller than a peer's with a pool of this size."""
-
-    workload: str
-    connections: int
-    against: str
-    pool: int
-
-    def judge(self, results: Results) -> Judged:
-        title = (
-            f"{self.workload}, {self.connections:,} connections: less memory than {self.against}"
-            f" with {self.pool} {PEERS[self.against].pool_of}"
-        )
-        column = Column(self.workload, self.connections)
-        mine = cells(results.samples).get((OURS, column))
-        theirs: list[int] = []
-        for source in (results.samples, results.sweep, results.fairness):
-            theirs = theirs or [
-                each.memory
-                for each in source
-                if (each.peer, each.pool) == (self.against, self.pool)
-                and Column(each.workload, each.connections) == column
-            ]
-        if not mine or not theirs:
-            return Judged(None, title, "")
-        one, two = median(each.memory for each in mine), median(theirs)
-        return Judged(one < two, title, f"{one / 2**20:,.1f} MiB, {two / 2**20:,.1f} MiB")
-
-
-Limit = AtLeast | NobodyStarves | LessMemory
-
-LIMITS: list[Limit] = [
-    AtLeast(SLEEP, PHYSICAL, 0.85, 256),
-    AtLeast(SLEEP, BEST, 1.0, 256),
-    NobodyStarves(SLEEP, 1000),
-    *(
-        AtLeast(workload, against, least)
-        for workload, uvicorn in (
-            ("db", 2.2),
-            ("queries-20", 1.4),
-            ("fortunes", 2.0),
-            ("updates-20", 1.4),
-        )
-        for against, least in (
-            ("floor", 1.0),
-            ("uvicorn", uvicorn),
-            ("tornado-sqlalchemy", 1.0),
-            ("threads-pymysql", 0.95),
-        )
-    ),
-    LessMemory(SLEEP, 1000, "threads", 256),
-]
-
-
-def judge(results: Results) -> Iterator[Judged]:
-    """Judge each limit."""
-    return (limit.judge(results) for limit in LIMITS)
 
 
 def title_of(column: Column, usually: int | None = None) -> str:

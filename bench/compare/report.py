@@ -62,7 +62,7 @@ def text(results: Results) -> str:
         ("Limits", tables.limits_table(results)),
         (
             f"Requests a second, {usually} connections unless named",
-            f"{tables.BEST} is the best of a column.\n\n"
+            f"{tables.BEST} is the best of a column; a ceiling is no peer.\n\n"
             + tables.by_peer(found, where, tables.rate, notes, best=max),
         ),
         (

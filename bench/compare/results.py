@@ -35,7 +35,7 @@ class Sample:
     memory: int
     #: that the database server counted, a request
     statements: float
-    #: how many times as long as at best a loop took on the slower core, beside it: see `bench.compare.pace`
+    #: how many times as long as usual a loop took on the slower core, beside it: see `bench.compare.pace`
     pace: float = 1.0
 
     @property

@@ -1,8 +1,9 @@
-"""The order of a comparison: the rules, the pool sizes, the rounds, the crowds.
+"""The order of a comparison: the rules, the pool sizes, the rounds, more of what is judged, the crowds.
 
 Invariants
 - In a round each peer is measured once at each cell, next to all others, in an order that is drawn anew:
-  what disturbs the machine disturbs all alike.
+  what disturbs the machine disturbs all alike. In a further round those are that a limit of the cell names.
+- No two rounds have the same number: ratios are taken by it.
 - Of each peer one server is up, with the pool that was chosen for the group of the workload.
 - A peer that breaks down is left out from then on, and why is among the results; what it had is kept.
 """
@@ -10,15 +11,17 @@ Invariants
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from statistics import median
 from typing import TypeVar
 
+from bench.compare import limits
 from bench.compare.crowd import fairness
 from bench.compare.load import LoadFailed
 from bench.compare.measure import WARM_UP, Gauge
 from bench.compare.progress import Progress
+from bench.compare.ratios import Column
 from bench.compare.results import Fairness, Results, Sample
 from bench.compare.servers import ServerFailed
 from bench.compare.verify import closed, verify, why_not
@@ -45,6 +48,8 @@ class Plan:
     #: the size that all have that have more than one
     pool: int | None = None
     crowd_rounds: int = 2
+    #: further rounds of what the limits are judged by
+    judged_rounds: int = 0
 
     @property
     def sweep_seconds(self) -> float:
@@ -102,19 +107,25 @@ class Comparison:
         self.verify()
         self.sweep()
         self.measure()
+        self.judged()
         self.crowds()
 
     def duration(self) -> float:
         """Return the seconds that all this is expected to take."""
         plan, peers = self.plan, len(self.peers)
         sample = WARM_UP + OF_A_SAMPLE
+
+        def samples(cells: Mapping[Cell, Collection[str]]) -> int:
+            return sum(map(len, cells.values()))
+
         stages = sum(len(plan.swept(peer)) for peer in self.peers.values())
         return (
             peers * (OF_THE_RULES + OF_A_START)
             + plan.sweep_rounds * stages * len(plan.groups) * (sample + plan.sweep_seconds)
             + plan.sweep_rounds * stages * OF_A_START
-            + plan.rounds * len(plan.cells) * peers * (sample + plan.seconds)
-            + plan.crowd_rounds * len(plan.crowds) * peers * (OF_A_SAMPLE + plan.seconds)
+            + plan.rounds * samples(self._served()) * (sample + plan.seconds)
+            + plan.judged_rounds * samples(self._judged()) * (sample + plan.seconds)
+            + plan.crowd_rounds * samples(self._crowded()) * (OF_A_SAMPLE + plan.seconds)
         )
 
     def verify(self) -> None:
@@ -127,7 +138,8 @@ class Comparison:
             self.progress.doing(f"rules: {name}")
             group = self.plan.groups[0]
             if self._up({name: self.plan.taken(peer, group)}):
-                rules = verify(self.gauge.fleet[name].port, self.url, doing)
+                only = {route for each in peer.workloads for route in WORKLOADS[each].routes}
+                rules = verify(self.gauge.fleet[name].port, self.url, doing, sorted(only))
                 self.results.verified[name] = rules
                 self._judge(name, closed(rules))
             self.progress.done(OF_THE_RULES + OF_A_START)
@@ -150,36 +162,71 @@ class Comparison:
                     f"pool sizes, round {number + 1} of {plan.sweep_rounds}:"
                     f" {', '.join(map(str, sorted(set(wanted.values()))))}"
                 )
+        cells = {group: sweep_cell(group, plan.connections) for group in plan.groups}
         for name, peer in self.peers.items():
             self.results.chosen[name] = {
-                group: choose(self.results.sweep, name, sweep_cell(group, plan.connections))
-                if plan.swept(peer) and name in self._left()
-                else plan.taken(peer, group)
-                for group in plan.groups
+                group: choose(self.results.sweep, name, cell) or plan.taken(peer, group)
+                for group, cell in cells.items()
             }
 
     def measure(self) -> None:
         """The rounds."""
-        plan = self.plan
-        for number in range(plan.rounds):
-            # By group: a server is not started anew for each workload.
-            for group in self._shuffled(plan.groups):
-                wanted = self._up(self._chosen(group))
-                cells = [cell for cell in plan.cells if cell.workload.group == group]
-                for cell in self._shuffled(cells):
-                    self._all(cell, number, wanted, plan.seconds, self.results.samples)
-                    self.progress.finished(f"round {number + 1} of {plan.rounds}: {cell}")
+        for number in range(self.plan.rounds):
+            told = f"round {number + 1} of {self.plan.rounds}"
+            self._round(number, self._served(), told)
+
+    def judged(self) -> None:
+        """Further rounds of what is judged: of the others a few tell enough."""
+        for number in range(self.plan.judged_rounds):
+            told = f"what is judged, round {number + 1} of {self.plan.judged_rounds}"
+            self._round(self.plan.rounds + number, self._judged(), told)
 
     def crowds(self) -> None:
         """The share of the clients that are served."""
         plan = self.plan
         for number in range(plan.crowd_rounds):
-            for cell in self._shuffled(plan.crowds):
-                wanted = self._up(self._chosen(cell.workload.group))
+            who = self._crowded()
+            for cell in self._shuffled(who):
+                wanted = self._up(self._chosen(cell.workload.group, who[cell]))
                 self._all(cell, number, wanted, plan.seconds, self.results.fairness, self._crowd)
                 self.progress.finished(f"crowd {number + 1} of {plan.crowd_rounds}: {cell}")
 
     # --- inside ---------------------------------------------------------------------------------
+
+    def _round(self, number: int, who: Mapping[Cell, Collection[str]], told: str) -> None:
+        """Measure at each cell the peers that are named for it, once."""
+        # By group: a server is not started anew for each workload.
+        for group in self._shuffled(dict.fromkeys(cell.workload.group for cell in who)):
+            cells = [cell for cell in who if cell.workload.group == group]
+            needed = {name for cell in cells for name in who[cell]}
+            up = self._up(self._chosen(group, needed))
+            for cell in self._shuffled(cells):
+                wanted = {name: pool for name, pool in up.items() if name in who[cell]}
+                self._all(cell, number, wanted, self.plan.seconds, self.results.samples)
+                self.progress.finished(f"{told}: {cell}")
+
+    def _served(self) -> dict[Cell, list[str]]:
+        """Return the cells, each with those who serve its workload."""
+        return {cell: self._serving(cell) for cell in self.plan.cells}
+
+    def _judged(self) -> dict[Cell, Collection[str]]:
+        """Return the cells that have a limit, each with those whose ratios tell whether it is kept."""
+        usually = self.plan.connections
+        found = {
+            cell: limits.judged_by(Column(cell.workload.name, cell.connections), usually, names)
+            for cell, names in self._served().items()
+        }
+        return {cell: names for cell, names in found.items() if names}
+
+    def _crowded(self) -> dict[Cell, list[str]]:
+        """Return the crowds, each with those to whom it is sent: a ceiling has nothing to share out."""
+        return {
+            cell: [name for name in self._serving(cell) if not self.peers[name].ceiling]
+            for cell in self.plan.crowds
+        }
+
+    def _serving(self, cell: Cell) -> list[str]:
+        return [name for name in self._left() if self.peers[name].serves(cell.workload.name)]
 
     def _all(
         self,
@@ -222,8 +269,9 @@ class Comparison:
             self._leave_out(name, why)
         return {name: pool for name, pool in wanted.items() if name not in failed}
 
-    def _chosen(self, group: str) -> dict[str, int]:
-        return {name: self.results.chosen[name][group] for name in self._left()}
+    def _chosen(self, group: str, names: Collection[str]) -> dict[str, int]:
+        """Return the pool sizes of these, as far as they are left."""
+        return {name: self.results.chosen[name][group] for name in self._left() if name in names}
 
     def _left(self) -> list[str]:
         return [name for name in self.peers if name not in self.results.left_out]
@@ -250,10 +298,10 @@ class Comparison:
         return self.chance.sample(every, len(every))
 
 
-def choose(sweep: Iterable[Sample], peer: str, cell: Cell) -> int:
+def choose(sweep: Iterable[Sample], peer: str, cell: Cell) -> int | None:
     """Return the pool size with the highest median rate among those without a failed request.
 
-    If each has some, that with the fewest. Raise ValueError if there is no sample.
+    If each has some, that with the fewest; None if there is no sample.
     """
     by_pool: dict[int, list[Sample]] = {}
     for each in sweep:
@@ -268,4 +316,4 @@ def choose(sweep: Iterable[Sample], peer: str, cell: Cell) -> int:
         samples = by_pool[pool]
         return -sum(each.failed for each in samples), median(each.rate for each in samples)
 
-    return max(by_pool, key=merit)
+    return max(by_pool, key=merit, default=None)

@@ -4,6 +4,7 @@ Invariants
 - What was not measured is a dash.
 - A figure of a run in which requests failed, or none was served, has a number, and the list at the end says
   what failed. It is never marked as the best.
+- A ceiling is called one wherever it stands among the peers, and never marked as the best.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from collections.abc import Callable, Iterable
 from statistics import median
 from typing import Any
 
-from bench.compare import ratios
+from bench.compare import limits, ratios
 from bench.compare.ratios import Cells, Column
 from bench.compare.results import Results, Sample
 from bench.peers import PEERS
@@ -63,7 +64,11 @@ def figure(value: float) -> str:
 
 
 def name_of(peer: str) -> str:
-    return f"**{peer}**" if ratios.is_ours(peer) else peer
+    return f"**{peer}**" if ratios.is_ours(peer) else label_of(peer)
+
+
+def label_of(peer: str) -> str:
+    return f"{peer} (ceiling)" if ratios.is_ceiling(peer) else peer
 
 
 def by_peer(
@@ -81,7 +86,11 @@ def by_peer(
     marked: dict[Column, float] = {}
     for column in where:
         clean = [
-            of(each) for name in names if (each := found.get((name, column))) and ratios.clean(each)
+            of(each)
+            for name in names
+            if not ratios.is_ceiling(name)
+            and (each := found.get((name, column)))
+            and ratios.clean(each)
         ]
         if best and clean:
             marked[column] = best(clean)
@@ -95,7 +104,7 @@ def by_peer(
         text = shown(value)
         if ratios.is_ours(name):
             text = f"**{text}**"
-        if not note and value == marked.get(column):
+        if not note and not ratios.is_ceiling(name) and value == marked.get(column):
             text = f"{BEST}{text}"
         return text + note
 
@@ -134,13 +143,12 @@ def ratio_table(found: Cells, ours: str, where: list[Column], spread: bool = Tru
         value = ratios.ratio(found.get((ours, column)), found.get((peer, column)))
         if value is None:
             return NONE
-        text = f"{value.median:.2f}"
-        return f"{text} ({value.low:.2f} to {value.high:.2f})" if spread else text
+        return str(value) if spread else f"{value.median:.2f}"
 
     names = [name for name in ratios.peers(peer for peer, _ in found) if name != ours]
     return grid(
         [f"{ours} against", *(ratios.title_of(column, usually) for column in where)],
-        [[name, *(cell(name, column) for column in where)] for name in names],
+        [[label_of(name), *(cell(name, column) for column in where)] for name in names],
     )
 
 
@@ -214,9 +222,11 @@ def served_table(results: Results) -> str:
 
 
 def limits_table(results: Results) -> str:
+    """Return the limits with their verdicts, and what is there to compare them with."""
+    rows: list[limits.Judged | limits.Shown] = [*limits.judge(results), *limits.compare(results)]
     return grid(
         ["limit", "", "found"],
-        [[each.limit, each.verdict, each.found or NONE] for each in ratios.judge(results)],
+        [[each.limit, each.verdict, each.found or NONE] for each in rows],
         left=3,
     )
 
@@ -244,7 +254,10 @@ def about_list(about: dict[str, Any]) -> str:
         shown["options"] = {
             name: value
             for name, value in shown["options"].items()
-            if name not in ("peers", "workloads", "out") and value not in (None, False)
+            # 0 is shown: what was measured in no round at all is worth to know.
+            if name not in ("peers", "workloads", "out")
+            and value is not None
+            and value is not False
         }
     return "\n".join(f"- {name.replace('_', ' ')}: {_told(each)}" for name, each in shown.items())
 

@@ -7,6 +7,7 @@ serves on 127.0.0.1. Each takes ``--port``, ``--pool`` and ``--processes``, and 
 a pool is differs: threads that have a connection each, or connections. Where one has none, it is 0.
 
 Invariants
+- A ceiling asks no database, and is none of those that are compared; what follows is of the others.
 - This module imports none of them: the runner of the comparison does not need what they need.
 - All read in autocommit and ask for the same rows with a query each; all serialise with `json.dumps`, and
   render Django's templates, so that what differs is the server and the way to the database.
@@ -34,6 +35,13 @@ class Peer:
     #: what is pooled, for the reader: threads or connections
     pool_of: str = "connections"
     ours: bool = False
+    #: what it serves, where that is not all: without the database, by the rules of `verify.ALONE`
+    workloads: tuple[str, ...] = ()
+    #: it does less than is asked of the others, and shows what those on its HTTP server cannot exceed
+    ceiling: bool = False
+
+    def serves(self, workload: str) -> bool:
+        return not self.workloads or workload in self.workloads
 
 
 _TORNADO = ("tornado", "Django")
@@ -54,6 +62,14 @@ PEERS: dict[str, Peer] = {
             "greentor_",
             (*_TORNADO, "greentor", "PyMySQL", "greenlet", "uvloop"),
             ("--loop", "uvloop"),
+            ours=True,
+        ),
+        Peer(
+            "greentor-httptools",
+            "greentor, PyMySQL, httptools, uvloop",
+            "greentor_",
+            (*_TORNADO, "greentor", "PyMySQL", "greenlet", "uvloop", "httptools"),
+            ("--loop", "uvloop", "--http", "httptools"),
             ours=True,
         ),
         Peer(
@@ -138,6 +154,15 @@ PEERS: dict[str, Peer] = {
             "Tornado + peewee asyncio, aiomysql",
             "tornado_peewee",
             ("tornado", "peewee", "aiomysql"),
+        ),
+        Peer(
+            "tornado-alone",
+            "Tornado alone: asyncio.sleep, no database",
+            "tornado_alone",
+            ("tornado",),
+            pools=(0,),
+            workloads=("json", "plaintext", "sleep-50"),
+            ceiling=True,
         ),
     )
 }

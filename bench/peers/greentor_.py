@@ -18,6 +18,7 @@ from bench.peers import options
 def main() -> None:
     parser = options.parser(__doc__)
     parser.add_argument("--loop", choices=("asyncio", "uvloop"), default="asyncio")
+    parser.add_argument("--http", choices=("tornado", "httptools"), default="tornado")
     given = parser.parse_args()
     options.choose(options.GREEN_ENGINE, pool=given.pool)
     django.setup()
@@ -37,7 +38,16 @@ def main() -> None:
         return make_app(Green, Green, max_concurrency=given.pool)
 
     new_loop = importlib.import_module(given.loop).new_event_loop
-    sys.exit(serve(make, given.port, "127.0.0.1", processes=given.processes, loop_factory=new_loop))
+    sys.exit(
+        serve(
+            make,
+            given.port,
+            "127.0.0.1",
+            processes=given.processes,
+            loop_factory=new_loop,
+            http=given.http,
+        )
+    )
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What the Tornado peers on Django's ORM share: the routes, and how an answer is written.
+"""What Tornado's peers on Django's ORM, and that without any, share: the routes, and how they answer.
 
 They differ in how they run `bench.peers.work`: that is the ``get`` of the handler that each brings along.
 """
@@ -49,6 +49,18 @@ class Blocking(Answering):
         self.answer(self.work(*self.arguments()))
 
 
+#: what reads the arguments of ``/sleep``
+SLEEP: dict[str, Any] = {"argument": "ms", "read": pages.milliseconds}
+
+
+def plain_routes(plain: type[Answering] = Blocking) -> list[Any]:
+    """Return the routes without a database."""
+    return [
+        ("/json", plain, {"work": lambda: pages.dumps({"message": pages.HELLO})}),
+        ("/plaintext", plain, {"work": pages.HELLO.encode, "content_type": pages.PLAIN}),
+    ]
+
+
 def make_app(
     handler: type[Answering], plain: type[Answering] = Blocking, **settings: Any
 ) -> Application:
@@ -56,16 +68,14 @@ def make_app(
     from bench.peers import work
 
     number = {"argument": "queries"}
-    milliseconds = {"argument": "ms", "read": pages.milliseconds}
     html = {"content_type": pages.HTML}
     routes: list[Any] = [
-        ("/json", plain, {"work": lambda: pages.dumps({"message": pages.HELLO})}),
-        ("/plaintext", plain, {"work": pages.HELLO.encode, "content_type": pages.PLAIN}),
+        *plain_routes(plain),
         ("/db", handler, {"work": work.db}),
         ("/queries", handler, {"work": work.queries, **number}),
         ("/fortunes", handler, {"work": work.fortunes, **html}),
         ("/updates", handler, {"work": work.updates, **number}),
-        ("/sleep", handler, {"work": work.sleep, **milliseconds}),
+        ("/sleep", handler, {"work": work.sleep, **SLEEP}),
         ("/page", handler, {"work": work.page, **html}),
     ]
     return Application(routes, **settings)
