@@ -15,9 +15,9 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable
 from contextvars import copy_context
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from tornado.httputil import (
     HTTPHeaders,
@@ -32,6 +32,7 @@ from greentor.serving.answer import Answer
 from greentor.serving.heads import END, Heads, may_be_plain
 from greentor.serving.server import is_readable
 from greentor.serving.upstream import request_context
+from greentor.serving.wire import Wire
 from greentor.stream import receive_buffer
 
 if TYPE_CHECKING:
@@ -41,47 +42,29 @@ if TYPE_CHECKING:
 READ_AHEAD = 64 * 1024
 
 
-class Front(asyncio.BufferedProtocol):
+class Front(Wire):
     """A connection of a client, until it is lost, or left to Tornado."""
 
     def __init__(self, server: FrontServer, stream: IOStream, address: Any) -> None:
         self._server = server
         self._params = server.conn_params
-        self._loop = loop = asyncio.get_running_loop()
+        super().__init__(stream.socket)
         self._base = copy_context()  # of which each request has a copy
         self._address = address
-        self._received = receive_buffer(loop)
+        self._received = receive_buffer(self._loop)
         self.context = request_context(server, stream, address)
-        #: the socket, as of Tornado's streams; None when it is closed
-        self.socket: Any = stream.socket
-        self._transport: asyncio.Transport | None = None
         self._data = b""  # that nobody has taken
         self._searched = 0  # bytes of it without the end of a head
         self._heads = Heads()
         self._answer: Answer | None = None  # to the request that is at work
         self._arrival: asyncio.Future[None] | None = None  # of more of its body
         self._receiver: asyncio.Task[None] | None = None
-        self._on_close: Callable[[], None] | None = None
-        self._sent: asyncio.Future[None] = loop.create_future()
-        self._sent.set_result(None)
-        self._writes: list[asyncio.Future[None]] = []  # that the kernel has not taken
-        self._paused = False  # there are such
-        self._reading = True
         self._eof = False  # and yet there is something to be answered
-        self._closing = False
-        self._lost: asyncio.Future[None] = loop.create_future()
         self._fresh = True  # no request has begun yet
         #: since when a head is waited for; 0 while a request is at work
-        self.idle_since = loop.time()
+        self.idle_since = self._loop.time()
 
     # --- what the loop calls ------------------------------------------------------------------
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast(asyncio.Transport, transport)
-        # pause_writing() as soon as a byte is left over
-        self._transport.set_write_buffer_limits(high=0)
-        if self._closing:
-            self._transport.abort()
 
     def get_buffer(self, sizehint: int) -> memoryview:
         return self._received
@@ -115,36 +98,19 @@ class Front(asyncio.BufferedProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         if self._lost.done():
             return
-        self._closing = True
-        self._transport = None
-        self.socket = None
         self._server.forget(self)
-        self._lost.set_result(None)
-        callback, self._on_close = self._on_close, None
-        if callback is not None:
-            self._loop.call_soon(callback)
+        self._note_loss()
         answer, self._answer = self._answer, None
         if answer is not None and answer.received and not answer.finished:
             self._loop.call_soon(answer.lost)
         self._wake()
         self._end_writes()
 
-    def pause_writing(self) -> None:
-        self._paused = True
-
     def resume_writing(self) -> None:
-        self._paused = False
-        self._end_writes()
+        super().resume_writing()
         if self._answer is not None and self._answer.finished:
             # Not from here: asyncio's transports, closed in here, end twice (python/cpython#156512).
             self._loop.call_soon(self.answered, self._answer, context=self._base)
-
-    def _end_writes(self) -> None:
-        # Also if the connection is lost: as with Tornado, it is the next write that is refused.
-        writes, self._writes = self._writes, []
-        for write in writes:
-            if not write.done():
-                write.set_result(None)
 
     def _wake(self) -> None:
         arrival, self._arrival = self._arrival, None
@@ -313,28 +279,6 @@ class Front(asyncio.BufferedProtocol):
 
     # --- what an answer asks ------------------------------------------------------------------
 
-    def closed(self) -> bool:
-        """Tell whether nothing can be sent any more."""
-        return self._closing or self._transport is None or self._transport.is_closing()
-
-    def write(self, data: bytes) -> asyncio.Future[None]:
-        """Send; return what is done when the kernel has all of it."""
-        if self._transport is None:
-            raise StreamClosedError
-        self._transport.write(data)
-        if not self._paused:
-            return self._sent
-        write: asyncio.Future[None] = self._loop.create_future()
-        self._writes.append(write)
-        return write
-
-    def refused(self) -> asyncio.Future[None]:
-        """Return what a write to a closed connection returns."""
-        write: asyncio.Future[None] = self._loop.create_future()
-        write.set_exception(StreamClosedError())
-        write.exception()  # nobody has to look
-        return write
-
     def answered(self, answer: Answer) -> None:
         """Go on with the next request, once all of the answer is sent."""
         if answer is self._answer and not self._paused:
@@ -357,29 +301,7 @@ class Front(asyncio.BufferedProtocol):
         if self._answer is None and self._data:
             self._next()
 
-    def _resume(self) -> None:
-        self._reading = True
-        if self._transport is not None and not self._transport.is_closing():
-            self._transport.resume_reading()
-
     # --- the end ------------------------------------------------------------------------------
-
-    def _end(self) -> None:
-        """Close, when what was written is sent."""
-        self._closing = True
-        if self._transport is not None:
-            self._transport.close()
-
-    def abort(self) -> None:
-        """Close at once."""
-        self._closing = True
-        if self._transport is not None:
-            self._transport.abort()
-
-    def close(self) -> Awaitable[None]:
-        """Close at once; return what is done when that has been noticed."""
-        self.abort()
-        return self._lost
 
     def close_if_idle(self, fresh_too: bool) -> None:
         """Close if nothing has come, on a fresh connection if told so; let a request be the last."""
@@ -424,14 +346,3 @@ class Front(asyncio.BufferedProtocol):
         self._server.forget(self)
         self._transport.abort()
         return self._server.resume(own, data)
-
-    # --- what else is asked of a stream of Tornado's --------------------------------------------
-
-    def set_close_callback(self, callback: Callable[[], None] | None) -> None:
-        """Have ``callback`` called when the connection is closed."""
-        self._on_close = callback
-        if callback is not None and self._lost.done():
-            self._loop.call_soon(callback)
-
-    def set_nodelay(self, value: bool) -> None:
-        """Do nothing: nothing is ever delayed."""

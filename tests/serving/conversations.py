@@ -187,6 +187,14 @@ def _endings() -> list[Conversation]:
         c("gone and silent", [leave]),
         c("slow to hear", [go_deaf, get("/large?size=9000000&times=2") + get(), listen_again]),
         c(
+            "slow to hear, unflushed",
+            [go_deaf, get("/large?size=9000000&times=0") + get(), listen_again],
+        ),
+        c(
+            "slow to hear, unflushed, closed then",
+            [go_deaf, get("/large?size=9000000&times=0", "Connection: close"), listen_again],
+        ),
+        c(
             "slow to hear, closed then",
             [go_deaf, get("/large?size=9000000", "Connection: close") + get(), listen_again],
         ),
