@@ -7,7 +7,7 @@
 # make oracle the slow ones, two hours: PyMySQL's own tests and the whole of Django's inside greenlets, Tornado's
 #             on the server that reads with httptools, hostile bytes, and a fault at every point at which a
 #             session waits: DRIVER_ARGS, ORACLE_ARGS="basic queries"
-# make bench  the comparison with its peers, an hour: BENCH_ARGS="--quick", see docs/benchmarks.md
+# make bench  the comparison with its peers, an hour and a half: BENCH_ARGS="--quick", see docs/benchmarks.md
 # make bench-check  whether we have fallen behind the committed report, some minutes
 # make clean  remove what these created here
 #
