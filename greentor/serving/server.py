@@ -152,7 +152,7 @@ async def run(
     ready: Callable[[], None],
     parent: int | None,
     options: dict[str, Any],
-    server_class: type[Server] | None = None,
+    server_class: type[Server] = Server,
 ) -> None:
     """Serve until SIGTERM or SIGINT, or until the pipe ``parent`` ends, then end in good order.
 
@@ -174,7 +174,7 @@ async def run(
         loop.add_signal_handler(number, stop.set)
     if parent is not None and app.settings.get("autoreload"):
         logger.warning("autoreload is for a single process; set it to False")
-    server = (server_class or Server)(app, **options)
+    server = server_class(app, **options)
     server.add_sockets(sockets)
     freeze()
     ready()
