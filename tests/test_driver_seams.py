@@ -9,10 +9,12 @@ import pymysql
 import pytest
 from pymysql import converters
 from pymysql.connections import Connection, MySQLResult
+from pymysql.cursors import Cursor
 
-from greentor.drivers import exchange, layouts, local_infile, results, rows, upstream
+from greentor.drivers import cursors, exchange, layouts, local_infile, results, rows, upstream
 from greentor.drivers import pymysql as driver
 from tests.mariadb import MariaDB
+from tests.test_seams import called_on_self
 
 MODULES = (driver, exchange, layouts, local_infile, results)
 
@@ -31,6 +33,24 @@ def test_every_name_of_a_result_exists_and_is_used() -> None:
     result.fields, result.converters = [], []
     assert {name for name in upstream.RESULT if not hasattr(result, name)} == set()
     assert names(results) >= upstream.RESULT
+
+
+def test_every_name_of_a_cursor_exists_and_is_used() -> None:
+    cursor = Cursor(None)
+    assert {name for name in upstream.CURSOR if not hasattr(cursor, name)} == set()
+    assert names(cursors) >= upstream.CURSOR
+    used = names(cursors) - {"__init__", "__del__"}
+    assert used & private(Cursor) <= upstream.CURSOR
+
+
+def test_cursor_of_pymysql_executes_as_ours_does() -> None:
+    # Ours leaves out the looking for further results where there are none.
+    assert called_on_self(Cursor.execute)[:1] == ["nextset"]
+    assert set(called_on_self(Cursor.execute)) <= {"nextset", "mogrify", "_mogrify", "_query"}
+    assert called_on_self(Cursor._query) == ["_get_db", "_clear_result", "_do_get_result"]
+    assert called_on_self(Cursor.close) == ["nextset"]
+    assert called_on_self(Cursor.nextset) == ["_nextset"]
+    assert "if not current_result.has_next:" in inspect.getsource(Cursor._nextset)
 
 
 def test_every_private_name_that_is_used_is_listed() -> None:

@@ -3,6 +3,8 @@
 Invariants
 - A cursor that is used in another scope, or after its connection was given back, is refused by name before
   a byte is written, and before a row is read.
+- A usual statement goes to the driver's cursor by the shortest way; one that somebody else is to see before
+  or after it (an execute wrapper, a recorder, a log) goes the way that Django has for that.
 - Held per transaction, what a statement leaves in its session is followed (`greentor.db.session`).
 """
 
@@ -11,8 +13,10 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from django.apps import apps
 from django.db.backends.utils import CursorDebugWrapper, CursorWrapper
 
+from greentor import recording
 from greentor.db.recorded import Recorded
 
 if TYPE_CHECKING:
@@ -101,8 +105,44 @@ class OwnedCursor:
         self._raw.close(*args)
 
 
+class _Failed:
+    """In place of a driver's cursor: raises what that has raised."""
+
+    def __init__(self, error: Exception) -> None:
+        self._error: Exception | None = error
+
+    def execute(self, *args: Any) -> None:
+        error, self._error = self._error, None
+        try:
+            raise error  # type: ignore[misc]
+        finally:
+            del error  # whose traceback has this frame
+
+
 class GreenCursor(OwnedCursor, Recorded, CursorWrapper):
     """Django's cursor, which does not outlive its loan."""
+
+    def execute(self, sql: Any, params: Any = None) -> Any:
+        # What five methods do, of three classes: each query comes by here, and each that is parked keeps the
+        # frames of its greenlet.
+        db: Any = self.db
+        db.check_cursor(self)
+        if (
+            db.execute_wrappers
+            or db.needs_rollback
+            or db._session is not None
+            or recording.active
+            or not apps.ready
+        ):
+            return super().execute(sql, params)
+        recording.query_counts[db.alias] += 1
+        try:
+            return self._raw.execute(sql, params)
+        except Exception as exc:
+            with db.wrap_database_errors:
+                if self._raw is not self.cursor:
+                    type(self.cursor)(_Failed(exc)).execute(sql, params)  # which may judge it anew
+                raise
 
 
 class GreenDebugCursor(OwnedCursor, Recorded, CursorDebugWrapper):

@@ -87,11 +87,14 @@ class OwnedWrapper(BaseDatabaseWrapper):
         return cursor
 
     def check_cursor(self, cursor: OwnedCursor) -> None:
-        """Refuse a cursor of another scope, or whose connection was given back, and may be lent again."""
+        """Wait for the turn; refuse a cursor of another scope, or whose connection was given back."""
         g = getcurrent()
         scope = cursor.scope
-        if type(g) is Green and cursor.loan is self.connection and g.frame.scope is scope:
-            return
+        if type(g) is Green and (frame := g.frame).scope is scope:
+            if frame.child:
+                bridge.take_turn()
+            if cursor.loan is self.connection:
+                return
         if scope is not None:
             self.check_reader(cursor)
         if cursor.loan is not self.connection and type(g) is Green:

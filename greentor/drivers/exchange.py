@@ -48,37 +48,34 @@ def guarded(read: F) -> F:
 
     @functools.wraps(read)
     def method(self: Any, *args: Any, **kwargs: Any) -> Any:
-        connection = getattr(self, "connection", self)
         try:
             return read(self, *args, **kwargs)
-        except err.MySQLError as exc:
-            if (
-                exc.args and exc.args[0] == CR.CR_COMMANDS_OUT_OF_SYNC
-            ):  # said by us, not by the server
-                connection._force_close()
-            raise
-        except REFUSED:
-            raise
         except BaseException as exc:
-            error = _interrupted(connection, exc)
-            if error is exc:
-                raise
-            raise error from exc
+            end_exchange(getattr(self, "connection", self), exc)
+            raise
 
     return method  # type: ignore[return-value]
 
 
-def _interrupted(connection: Any, exc: BaseException) -> BaseException:
-    """Close the connection; return what to raise for ``exc``: OperationalError for a malformed packet."""
+def end_exchange(connection: Any, exc: BaseException) -> None:
+    """Close the connection, unless ``exc`` leaves it open.
+
+    Raise OperationalError for a malformed packet; everything else is to be raised as it is.
+    """
+    if isinstance(exc, err.MySQLError):
+        # Said by us; anything else was said by the server, with an ERR packet.
+        if exc.args and exc.args[0] == CR.CR_COMMANDS_OUT_OF_SYNC:
+            connection._force_close()
+        return
+    if isinstance(exc, REFUSED):
+        return
     connection._force_close()
     if (
         not isinstance(exc, _MALFORMED)
         or isinstance(exc, OSError)  # a refused certificate is a ValueError, too
         or exc is connection.application_error
     ):
-        return exc
-    error: BaseException = err.OperationalError(
+        return
+    raise err.OperationalError(
         CR.CR_MALFORMED_PACKET, f"malformed packet from the server: {type(exc).__name__}: {exc}"
-    )
-    error.__cause__ = exc
-    return error
+    ) from exc

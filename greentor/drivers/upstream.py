@@ -67,3 +67,6 @@ RESULT = frozenset(
         "warning_count",
     }
 )
+
+#: of a cursor
+CURSOR = frozenset({"_clear_result", "_do_get_result", "_executed", "_result", "connection"})
