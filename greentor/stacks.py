@@ -30,7 +30,7 @@ _LIBRARIES = tuple(
     if (path := sysconfig.get_path(name))
 )
 
-_DRIVE: CodeType = running.drive.__code__
+_DRIVE: CodeType = running._run_frame.__code__
 _WAIT: CodeType = waiting.wait.__code__
 _STEP: CodeType = waiting.step.__code__
 
@@ -122,8 +122,8 @@ def _frames(g: Green) -> list[FrameType]:
         frames.append(frame)
         frame = frame.f_back
     frames.reverse()
-    if len(frames) > 1 and frames[-2].f_code is _STEP:
-        awaitable = frames[-2].f_locals.get("coroutine")
+    if frames and frames[-1].f_code is _STEP:
+        awaitable = frames[-1].f_locals.get("coroutine")
         while awaitable is not None:
             if (frame := frame_of(awaitable)) is not None:
                 frames.append(frame)
@@ -152,7 +152,7 @@ def _reason(frames: list[FrameType]) -> str:
 
 def _query(frame: FrameType) -> str | None:
     """Return the query that a frame of a cursor of ours sends."""
-    if frame.f_code.co_name not in ("_execute", "_executemany") or not _is_ours(frame):
+    if frame.f_code.co_name not in ("execute", "_execute", "_executemany") or not _is_ours(frame):
         return None
     local = frame.f_locals
     sql, db = local.get("sql"), getattr(local.get("self"), "db", None)

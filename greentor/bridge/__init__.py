@@ -22,7 +22,7 @@ from greentor.bridge.greens import (
     may_wait,
 )
 from greentor.bridge.running import green, run_green, run_in_scope, spawn
-from greentor.bridge.waiting import await_, step_detached, take_turn, wait
+from greentor.bridge.waiting import await_, step, step_detached, take_turn, wait
 
 __all__ = [
     "DeadlineExceeded",
@@ -40,6 +40,7 @@ __all__ = [
     "run_green",
     "run_in_scope",
     "spawn",
+    "step",
     "step_detached",
     "take_turn",
     "wait",

@@ -116,7 +116,11 @@ def _running_task(loop: asyncio.AbstractEventLoop) -> asyncio.Task[Any]:
     return task
 
 
-async def _run_frame(frame: Frame, fn: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+@types.coroutine
+def _run_frame(
+    frame: Frame, fn: Callable[..., Any], args: Any, kwargs: Any
+) -> Generator[Any, Any, Any]:
+    """Switch into a greenlet, yield to the task what it waits for, and switch back."""
     kept = idle.greens
     # A task that starts eagerly may do so in a callback of the loop: no old stack is to be put there.
     reuse = kept and watch is None and (not EAGER or frame.loop.get_task_factory() is None)
@@ -127,43 +131,37 @@ async def _run_frame(frame: Frame, fn: Callable[..., Any], args: Any, kwargs: An
         watch(g)
     token = frame_var.set(frame)
     try:
-        return await drive(g, fn, args, kwargs)
+        driver = getcurrent()
+        g.gr_context = driver.gr_context
+        g.parent = driver
+        del driver
+        g.work = fn, args, kwargs
+        item = g.switch()
+        while not g.ended:
+            try:
+                value = yield item
+            except GeneratorExit:
+                kill(g)
+                raise
+            except BaseException as exc:
+                g.parent = getcurrent()
+                item = g.throw(exc)
+            else:
+                g.parent = getcurrent()
+                item = g.switch(value)
+        if g.dying:
+            raise asyncio.CancelledError("the greenlet was killed")
+        result, g.result = g.result, None
+        if not g.dead:
+            g.gr_context = None
+            del g.frame, g.loop
+            idle.greens.append(g)
+        return result
     finally:
         try:
             frame_var.reset(token)
         except ValueError:  # closed by the garbage collector, in another context
             pass
-
-
-@types.coroutine
-def drive(g: Green, fn: Callable[..., Any], args: Any, kwargs: Any) -> Generator[Any, Any, Any]:
-    """Switch into the greenlet, yield to the task what it waits for, and switch back."""
-    driver = getcurrent()
-    g.gr_context = driver.gr_context
-    g.parent = driver
-    del driver
-    g.work = fn, args, kwargs
-    item = g.switch()
-    while not g.ended:
-        try:
-            value = yield item
-        except GeneratorExit:
-            kill(g)
-            raise
-        except BaseException as exc:
-            g.parent = getcurrent()
-            item = g.throw(exc)
-        else:
-            g.parent = getcurrent()
-            item = g.switch(value)
-    if g.dying:
-        raise asyncio.CancelledError("the greenlet was killed")
-    result, g.result = g.result, None
-    if not g.dead:
-        g.gr_context = None
-        del g.frame, g.loop
-        idle.greens.append(g)
-    return result
 
 
 def _main() -> None:
@@ -192,7 +190,9 @@ def _run(g: Green) -> Any:
     fn, args, kwargs = g.work
     g.work = None
     try:
-        result = fn(*args, **kwargs)
+        # Without arguments Python calls it in the same C function; of another's frame each greenlet that is
+        # parked would keep a copy.
+        result = fn(*args, **kwargs) if args or kwargs else fn()
         return step(g, result) if inspect.iscoroutine(result) else result
     finally:
         del fn, args, kwargs

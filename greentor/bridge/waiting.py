@@ -31,7 +31,10 @@ def wait(future: asyncio.Future[T], what: str = "this") -> T:
         frame = g.frame
         frame.busy = True
         try:
-            _switch(g, future)
+            g.parent.switch(future)  # type: ignore[union-attr]
+        except GreenletExit:
+            _note_kill(g)
+            raise
         except asyncio.CancelledError as exc:
             _check_timeouts(g, exc)
             raise
@@ -105,8 +108,9 @@ def step(g: Green, coroutine: Coroutine[Any, Any, Any], context: Context | None 
                         frame.scope.park()
                     if frame.has_queue:
                         frame.grant()
-                value = _switch(g, item)
+                value = g.parent.switch(item)  # type: ignore[union-attr]
             except GreenletExit:
+                _note_kill(g)
                 coroutine.close()
                 raise
             except BaseException as exc:
@@ -123,14 +127,11 @@ def step(g: Green, coroutine: Coroutine[Any, Any, Any], context: Context | None 
         raise
 
 
-def _switch(g: Green, item: Any) -> Any:
-    try:
-        return g.parent.switch(item)  # type: ignore[union-attr]
-    except GreenletExit:
-        if not g.dying:  # killed by ``greenlet.throw``, which its task has not seen
-            g.dying = True
-            g.task.cancel()
-        raise
+def _note_kill(g: Green) -> None:
+    """Have the task end, too, if its greenlet was killed by ``greenlet.throw``, which it has not seen."""
+    if not g.dying:
+        g.dying = True
+        g.task.cancel()
 
 
 def _check_timeouts(g: Green, exc: asyncio.CancelledError) -> None:

@@ -80,6 +80,7 @@ class BaseRequestHandler(Interruptible):
     _in_greenlet: tuple[str, ...] = ("prepare",)  # methods that run there, besides the verbs
     _retry_after: int | None = None
     _refusal: BaseException | None = None  # what kept it from having its turn
+    _matched: tuple[tuple[bytes, ...], dict[str, bytes]]  # in its path, by the route
     _context: Context  # of the request, while its body is streamed
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -121,17 +122,20 @@ class BaseRequestHandler(Interruptible):
             except (ValueError, asyncio.CancelledError) as exc:
                 self._refusal = exc  # to be answered in the greenlet
             name = f"{self.request.method} {self.request.path}"
-            await bridge.run_in_scope(name, self._execute_green, args, kwargs)
+            self._matched = args, kwargs
+            await bridge.run_in_scope(name, self._execute_green)
         finally:
             if turn is not None:
                 turn.leave(loop)
             self._end()
             draining.leave(self)
 
-    def _execute_green(self, args: tuple[bytes, ...], kwargs: dict[str, bytes]) -> None:
+    def _execute_green(self) -> None:
         transforms = self._transforms or []
+        args, kwargs = self._matched
         verb = None
-        scope = bridge.current_green("a request").frame.scope
+        green = bridge.current_green("a request")
+        scope = green.frame.scope
         if self.hold is not None:
             scope.hold = self.hold
         if self._prepared_future is not None:  # a body that is streamed to data_received
@@ -147,7 +151,7 @@ class BaseRequestHandler(Interruptible):
             except Exception as exc:
                 self._handle_request_exception(exc)
                 return
-            bridge.await_(super()._execute(transforms, *args, **kwargs))
+            bridge.step(green, super()._execute(transforms, *args, **kwargs))
         except (GreenletExit, asyncio.CancelledError):
             self._answer_killed()
             if self._receiving is not None and not bridge.is_dying():
