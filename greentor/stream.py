@@ -29,7 +29,7 @@ from typing import Any, cast
 
 from greenlet import getcurrent
 
-from greentor import bridge, process
+from greentor import bridge, process, selector
 from greentor.waiter import Waiter
 
 #: stop reading from the peer above this many unconsumed bytes
@@ -123,6 +123,7 @@ class Stream(asyncio.BufferedProtocol):
         self.timeout: float | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._heard = 0.0  # when a part of what the reader waits for came, or the wait began
+        self._fd = -1
         #: our end of the socket: a tuple of host and port, an empty string for a unix socket
         self.address: Any = None
         self._error: BaseException | None = None
@@ -347,6 +348,8 @@ class Stream(asyncio.BufferedProtocol):
         self._transport.set_write_buffer_limits(high=0)
         self.address = transport.get_extra_info("sockname")
         sock = transport.get_extra_info("socket")
+        self._fd = sock.fileno()
+        selector.prefer(self._loop, self._fd, self)
         if sock.family in (socket.AF_INET, socket.AF_INET6):
             with suppress(OSError):  # reset already
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
@@ -380,6 +383,7 @@ class Stream(asyncio.BufferedProtocol):
         self._eof = True
         self._error = self._error or exc
         self._transport = None
+        selector.forget(self._loop, self._fd, self)
         self._wake()
 
     def pause_writing(self) -> None:

@@ -27,6 +27,7 @@ import pytest
 from tornado.httpserver import HTTPServer
 from tornado.ioloop import IOLoop
 
+from greentor.selector import new_event_loop
 from tests.mariadb import MariaDB
 from tests.waiting import await_until
 
@@ -158,6 +159,8 @@ def _new_loop(name: str) -> asyncio.AbstractEventLoop:
         import uvloop
 
         loop = uvloop.new_event_loop()
+    elif name == "served":
+        loop = new_event_loop()
     else:
         loop = asyncio.new_event_loop()
     loop.set_exception_handler(_report)
@@ -198,9 +201,10 @@ def run(request: pytest.FixtureRequest) -> Callable[..., Any]:
 def io_loop(request: pytest.FixtureRequest) -> Iterator[IOLoop]:
     """Give Tornado tests their loop, as pytest-tornado does, and leave nothing on it.
 
+    It is the one on which `greentor.serving.serve` runs applications.
     For uvloop: `@pytest.mark.parametrize("io_loop", ["asyncio", "uvloop"], indirect=True)`.
     """
-    loop = _new_loop(getattr(request, "param", "asyncio"))
+    loop = _new_loop(getattr(request, "param", "served"))
     asyncio.set_event_loop(loop)
     io_loop = IOLoop(make_current=False, asyncio_loop=loop)
     yield io_loop

@@ -37,7 +37,9 @@ def main() -> None:
         await warm_pools()
         return make_app(Green, Green, max_concurrency=given.pool)
 
-    new_loop = importlib.import_module(given.loop).new_event_loop
+    new_loop = None  # the usual one
+    if given.loop != "asyncio":
+        new_loop = importlib.import_module(given.loop).new_event_loop
     sys.exit(
         serve(
             make,

@@ -22,6 +22,7 @@ from django.db import connections
 from tornado.process import cpu_count
 from tornado.web import Application
 
+from greentor.selector import new_event_loop
 from greentor.serving.listening import close, listen
 from greentor.serving.server import Server, freeze, run, stopping
 from greentor.serving.supervisor import Supervisor
@@ -58,7 +59,8 @@ def serve(
     :param address: an IP address or a host name; None for all addresses
     :param processes: how many; 0 for one for each processor. One runs right here, without a parent
     :param grace: seconds that requests get to finish in
-    :param loop_factory: makes an event loop, `uvloop.new_event_loop` for one; None for asyncio's own
+    :param loop_factory: makes an event loop, `uvloop.new_event_loop` for one; None for asyncio's, hearing of
+        the database's answers first: `greentor.selector.new_event_loop`
     :param prepare: called once, when the port is taken, before there are processes or loops: the place
         for migrations. Django's connections are closed after it
     :param ready: called once, with the listening sockets, when all processes serve
@@ -91,7 +93,7 @@ def serve(
 
         def work(number: int, parent: int | None, ready: Callable[[], None]) -> None:
             close(each for each in everything if each not in listening[number])
-            with asyncio.Runner(loop_factory=loop_factory) as runner:
+            with asyncio.Runner(loop_factory=loop_factory or new_event_loop) as runner:
                 runner.run(
                     run(
                         make_app,

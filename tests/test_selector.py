@@ -1,0 +1,279 @@
+"""The selector that tells of answers first: nobody is forgotten, and nothing that is gone is told of."""
+
+import asyncio
+import selectors
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+
+import pytest
+from django.db import connection
+
+import greentor
+from greentor import selector
+from greentor.selector import BATCH, ROUNDS, AnswersFirst, new_event_loop
+from tests.mariadb import MariaDB
+from tests.waiting import GATE
+
+READ, WRITE = selectors.EVENT_READ, selectors.EVENT_WRITE
+
+Pair = Callable[[], tuple[socket.socket, socket.socket]]
+
+
+@pytest.fixture
+def pair() -> Iterator[Pair]:
+    """Return what makes two connected sockets, which are closed at the end."""
+    with ExitStack() as stack:
+
+        def make() -> tuple[socket.socket, socket.socket]:
+            near, far = socket.socketpair()
+            return stack.enter_context(near), stack.enter_context(far)
+
+        yield make
+
+
+@pytest.fixture
+def first() -> Iterator[AnswersFirst]:
+    made = AnswersFirst()
+    yield made
+    made.close()
+
+
+def prefer(first: AnswersFirst, sock: socket.socket) -> None:
+    first.preferred[sock.fileno()] = sock
+    first.register(sock, READ, sock)
+
+
+def told(ready: list[selector.Ready]) -> list[object]:
+    return [key.data for key, _ in ready]
+
+
+def test_answer_is_told_of_before_what_was_ready_earlier(first: AnswersFirst, pair: Pair) -> None:
+    (other, its_peer), (answer, server) = pair(), pair()
+    first.register(other, READ, other)
+    prefer(first, answer)
+    its_peer.send(b"x")
+    server.send(b"x")
+    assert told(first.select(0)) == [answer]
+    answer.recv(1)
+    assert told(first.select(0)) == [other]
+
+
+def test_answers_without_end_starve_nobody(first: AnswersFirst, pair: Pair) -> None:
+    (other, its_peer), (answer, server) = pair(), pair()
+    first.register(other, READ, other)
+    prefer(first, answer)
+    its_peer.send(b"x")
+    server.send(b"x")  # never read: there is always another one
+    rounds = [told(first.select(0)) for _ in range(2 * (ROUNDS + 1))]
+    assert rounds == 2 * [*(ROUNDS * [[answer]]), [answer, other]]
+
+
+def test_others_are_told_of_in_batches_and_in_their_order_with_answers_between(
+    first: AnswersFirst, pair: Pair
+) -> None:
+    answer, server = pair()
+    prefer(first, answer)
+    others = []
+    for _ in range(2 * BATCH + 1):
+        other, its_peer = pair()
+        first.register(other, READ, other)
+        its_peer.send(b"x")
+        others.append(other)
+    assert told(first.select(0)) == others[:BATCH]
+    server.send(b"x")
+    assert told(first.select(0)) == [answer]
+    answer.recv(1)
+    assert told(first.select(None)) == others[BATCH : 2 * BATCH]
+    assert told(first.select(None)) == others[2 * BATCH :]
+
+
+@pytest.mark.parametrize("change", ["unregister", "modify", "reuse"])
+def test_what_has_changed_since_it_became_ready_is_not_told_of_as_it_was(
+    first: AnswersFirst, pair: Pair, change: str
+) -> None:
+    answer, _ = pair()
+    prefer(first, answer)
+    others = []
+    for _ in range(BATCH + 1):
+        other, its_peer = pair()
+        first.register(other, READ, other)
+        its_peer.send(b"x")
+        others.append((other, its_peer))
+    first.select(0)
+    last, its_peer = others[-1]
+    if change == "modify":
+        first.modify(last, WRITE, "written")
+        ready = [*first.select(0), *first.select(0), *first.select(0)]
+        assert [(key.data, events) for key, events in ready if key.fileobj is last] == [
+            ("written", WRITE)
+        ]
+        return
+    first.unregister(last)
+    if change == "reuse":
+        first.register(last, READ, "anew")
+        last.recv(1)
+    assert last not in told(first.select(0))
+    assert "anew" not in told(first.select(0))
+
+
+def test_waiting_ends_with_an_answer_and_with_anything_else(
+    first: AnswersFirst, pair: Pair
+) -> None:
+    (other, its_peer), (answer, server) = pair(), pair()
+    first.register(other, READ, other)
+    prefer(first, answer)
+    assert first.select(0.001) == []
+    server.send(b"x")
+    assert told(first.select(None)) == [answer]
+    answer.recv(1)
+    its_peer.send(b"x")
+    assert told(first.select(None)) == [other]
+    server.send(b"x")
+    assert told(first.select(None)) == [answer, other]
+
+
+def test_without_answers_to_wait_for_it_is_the_usual_selector(
+    first: AnswersFirst, pair: Pair
+) -> None:
+    others = []
+    for _ in range(2 * BATCH):
+        other, its_peer = pair()
+        first.register(other, READ, other)
+        its_peer.send(b"x")
+        others.append(other)
+    assert set(told(first.select(0))) == set(others)
+
+
+def test_keys_are_found_wherever_they_are_registered(first: AnswersFirst, pair: Pair) -> None:
+    (other, _), (answer, _) = pair(), pair()
+    first.register(other, READ, "other")
+    prefer(first, answer)
+    assert first.get_key(other.fileno()).data == "other"
+    assert first.get_key(answer).data is answer
+    first.modify(answer, READ | WRITE, "both")
+    assert first.get_key(answer).events == READ | WRITE
+    assert told(first.select(0)) == ["both"]
+    first.unregister(answer)
+    with pytest.raises(KeyError):
+        first.get_key(answer)
+    with pytest.raises(KeyError):
+        first.unregister(answer)
+
+
+def test_descriptor_is_preferred_for_as_long_as_its_connection_lives() -> None:
+    loop = new_event_loop()
+    try:
+        [preferred] = [selector._selectors[loop].preferred]
+        old, new = object(), object()
+        selector.prefer(loop, 77, old)
+        selector.prefer(
+            loop, 77, new
+        )  # closed and used again, before the loop has told the old one
+        selector.forget(loop, 77, old)
+        assert preferred == {77: new}
+        selector.forget(loop, 77, new)
+        assert preferred == {}
+    finally:
+        loop.close()
+
+
+def test_loop_where_there_is_no_epoll_is_the_usual_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(selectors, "EpollSelector")
+    loop = new_event_loop()
+    try:
+        assert loop not in selector._selectors
+        selector.prefer(loop, 77, None)
+        selector.forget(loop, 77, None)
+    finally:
+        loop.close()
+
+
+def test_connections_of_the_database_are_preferred_and_forgotten(mariadb: MariaDB) -> None:
+    with asyncio.Runner(loop_factory=new_event_loop) as runner:
+        made = selector._selectors[runner.get_loop()]
+
+        async def main() -> None:
+            assert made.preferred == {}
+            assert await greentor.green(ask)() == 1
+            assert made.preferred == {}
+
+        def ask() -> int:
+            with connection.cursor() as cursor:
+                cursor.execute("SELECT 1")
+                assert [type(each).__name__ for each in made.preferred.values()] == ["Stream"]
+                [fd] = made.preferred
+                assert fd in made._answers.get_map()
+                result: int = cursor.fetchone()[0]
+            connection.connection.close()
+            greentor.sleep(0)  # the loop tells the stream
+            return result
+
+        runner.run(main())
+
+
+def test_requests_are_read_while_queries_follow_each_other_without_a_pause(
+    mariadb: MariaDB,
+) -> None:
+    with asyncio.Runner(loop_factory=new_event_loop) as runner:
+        over = False
+
+        def ask_on_and_on() -> int:
+            count = 0
+            with connection.cursor() as cursor:
+                while not over:
+                    cursor.execute("SELECT 1")
+                    cursor.fetchall()
+                    count += 1
+            return count
+
+        async def main() -> None:
+            nonlocal over
+            server = await asyncio.start_server(answer, "127.0.0.1", 0)
+            address = server.sockets[0].getsockname()
+            busy = [greentor.spawn(ask_on_and_on) for _ in range(4)]
+            try:
+                async with asyncio.timeout(30):
+                    for _ in range(20):
+                        reader, writer = await asyncio.open_connection(*address)
+                        writer.write(b"ping\n")
+                        assert await reader.readline() == b"ping\n"
+                        writer.close()
+                        await writer.wait_closed()
+            finally:
+                over = True
+                counts = await asyncio.gather(*busy)
+                server.close()
+                await server.wait_closed()
+            assert min(counts) > 20
+
+        async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            writer.write(await reader.readline())
+            writer.close()
+
+        runner.run(main())
+
+
+def test_loop_is_woken_from_a_thread_while_it_waits_for_answers(mariadb: MariaDB) -> None:
+    with asyncio.Runner(loop_factory=new_event_loop) as runner:
+
+        def both() -> str:
+            with connection.cursor() as holder:
+                holder.execute("SELECT GET_LOCK('gate', 0)")
+                waiting = greentor.spawn(ask)
+                came = greentor.thread(lambda: "from the thread")
+                holder.execute("SELECT RELEASE_LOCK('gate')")
+                holder.fetchall()
+            greentor.await_(waiting)
+            return came
+
+        def ask() -> None:
+            with connection.cursor() as cursor:
+                cursor.execute(GATE)
+                cursor.fetchall()
+
+        async def main() -> None:
+            async with asyncio.timeout(30):
+                assert await greentor.green(both)() == "from the thread"
+
+        runner.run(main())
