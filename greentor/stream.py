@@ -117,7 +117,7 @@ class Stream(asyncio.BufferedProtocol):
         self._chunks: list[bytes] = []
         self._chunked = 0  # bytes in the chunks
         self._need = 0  # bytes in the chunks that the reader waits for; 0 while a writer waits
-        self._waiter: Waiter | asyncio.Future[None] | None = None
+        self._waiter: asyncio.Future[None] | None = None
         self._user: Any = None  # the greenlet that waits, or is in the TLS handshake
         #: seconds that a read or a write may wait, each
         self.timeout: float | None = None
@@ -407,7 +407,7 @@ class Stream(asyncio.BufferedProtocol):
         if self._error is not None:
             raise self._error
         loop = self._loop
-        waiter: Any = Waiter(loop)
+        waiter = Waiter(loop=loop)
         if self.timeout is not None:
             self._heard = loop.time()
             until = end or self._heard + self.timeout

@@ -1,7 +1,7 @@
 """`Waiter`: what a greenlet waits on for bytes; on asyncio it is resumed in the callback that brings them.
 
-A future would have the loop go round once more before the task runs: another ``epoll_wait`` for each query,
-and a handle. asyncio's tasks take any object with these methods for a future.
+Of a plain future the task would be resumed when the loop goes round once more: another ``epoll_wait`` for
+each query, and a handle.
 
 Invariants
 - Where the loop is not written in Python its callbacks switch no greenlets: see `greentor.bridge`.
@@ -14,76 +14,33 @@ Invariants
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
-from contextvars import Context, copy_context
-from typing import Any
-
-Callback = Callable[[Any], object]
+from contextvars import Context
 
 
-class Waiter:
+class Waiter(asyncio.Future[None]):
     """A future without a result, for the one task that waits for it."""
 
-    __slots__ = ("_asyncio_future_blocking", "_callbacks", "_done", "_error", "_loop")
-
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._asyncio_future_blocking = False
-        self._loop = loop
-        self._callbacks: list[tuple[Callback, Context]] = []
-        self._error: BaseException | None = None
-        self._done = False
+    __slots__ = ()
 
     def set_result(self, result: None) -> None:
         """Resume who waits; nobody has to."""
-        loop = self._loop
+        loop = self.get_loop()
+        callbacks = self._callbacks
         if (
-            len(self._callbacks) != 1
+            not callbacks
+            or len(callbacks) != 1
             or asyncio.current_task(loop) is not None
             or not isinstance(loop, asyncio.BaseEventLoop)
         ):
-            self._schedule()
+            super().set_result(None)
             return
-        self._done = True
-        [(callback, context)] = self._callbacks
+        [(callback, context)] = callbacks
+        self.remove_done_callback(callback)
+        super().set_result(None)
         try:
             context.run(callback, self)
         except BaseException as exc:
-            self._loop.call_soon(_raise, exc, context=Context())
-
-    def set_exception(self, error: BaseException) -> None:
-        """Resume who waits, with an error."""
-        self._error = error
-        self.set_result(None)
-
-    # --- what a task asks ---------------------------------------------------------------------
-
-    def get_loop(self) -> asyncio.AbstractEventLoop:
-        return self._loop
-
-    def done(self) -> bool:
-        return self._done
-
-    def result(self) -> None:
-        if self._error is not None:
-            raise self._error
-
-    def cancel(self, msg: Any = None) -> bool:
-        if self._done:
-            return False
-        self._error = asyncio.CancelledError() if msg is None else asyncio.CancelledError(msg)
-        self._schedule()
-        return True
-
-    def add_done_callback(self, callback: Callback, *, context: Context | None = None) -> None:
-        self._callbacks.append((callback, context or copy_context()))
-        if self._done:
-            self._schedule()
-
-    def _schedule(self) -> None:
-        self._done = True
-        while self._callbacks:
-            callback, context = self._callbacks.pop(0)
-            self._loop.call_soon(callback, self, context=context)
+            loop.call_soon(_raise, exc, context=Context())
 
 
 def _raise(error: BaseException) -> None:

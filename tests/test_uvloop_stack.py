@@ -27,7 +27,7 @@ async def main():
         for each in sockets:
             each.setblocking(False)
         near, far, other, other_far = sockets
-        waiter = Waiter(loop)
+        waiter = Waiter(loop=loop)
 
         def remove(n):  # through C code, which takes C stack
             if n:

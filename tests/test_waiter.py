@@ -20,7 +20,7 @@ variable: ContextVar[str] = ContextVar("variable", default="unset")
 
 def waiting(seen: list[Any]) -> tuple[Waiter, asyncio.Task[None]]:
     """Start a task whose greenlet waits on a `Waiter`; what it notes goes to ``seen``."""
-    waiter = Waiter(asyncio.get_running_loop())
+    waiter = Waiter(loop=asyncio.get_running_loop())
 
     @greentor.green
     def wait() -> None:
@@ -115,8 +115,8 @@ def test_cancel_reaches_who_waits_and_comes_before_what_is_late(run: Any) -> Non
 
 def test_cancel_after_the_bytes_hits_the_next_wait(run: Any) -> None:
     async def main() -> None:
-        first = Waiter(asyncio.get_running_loop())
-        second = Waiter(asyncio.get_running_loop())
+        first = Waiter(loop=asyncio.get_running_loop())
+        second = Waiter(loop=asyncio.get_running_loop())
         seen = []
 
         @greentor.green

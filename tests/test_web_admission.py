@@ -241,13 +241,64 @@ def test_a_streamed_body_whose_time_is_up_in_the_queue_is_answered(run):
     run(main)
 
 
+async def enter(queue):
+    if not queue.enter():
+        await queue.wait(asyncio.get_running_loop())
+
+
+@pytest.mark.parametrize("end", ["cancel", "close"])
+def test_a_turn_given_to_who_is_ended_in_the_same_moment_is_not_lost(run, end):
+    async def main():
+        queue = Queue(1)
+        loop = asyncio.get_running_loop()
+        await enter(queue)
+        asked = queue.wait(loop)
+        turn = asked.send(None)
+        queue.leave(loop)
+        assert turn.done()
+        assert queue.free == 0
+        if end == "close":
+            asked.close()
+        else:
+            with pytest.raises(asyncio.CancelledError):
+                asked.throw(asyncio.CancelledError())
+        assert queue.free == 1
+        assert admission.waiting == 0
+
+    run(main)
+
+
+def test_a_newcomer_does_not_overtake_who_waits(run):
+    async def main():
+        queue = Queue(1)
+        loop = asyncio.get_running_loop()
+        order = []
+
+        async def use(name):
+            await enter(queue)
+            order.append(name)
+            await asyncio.sleep(0)
+            queue.leave(loop)
+
+        await enter(queue)
+        tasks = [asyncio.create_task(use(name)) for name in "abc"]
+        await await_until(lambda: admission.waiting == 3)
+        queue.leave(loop)
+        assert not queue.enter()  # it is a's, who has not run yet
+        await asyncio.gather(*tasks)
+        assert order == ["a", "b", "c"]
+        assert queue.free == 1
+
+    run(main)
+
+
 def test_a_turn_given_to_who_is_cancelled_in_the_same_moment_goes_to_the_next(run):
     async def main():
         queue = Queue(1)
-        await queue.enter()
-        second, third = asyncio.create_task(queue.enter()), asyncio.create_task(queue.enter())
+        await enter(queue)
+        second, third = asyncio.create_task(enter(queue)), asyncio.create_task(enter(queue))
         await await_until(lambda: admission.waiting == 2)
-        queue.release()
+        queue.leave(asyncio.get_running_loop())
         second.cancel()
         await asyncio.wait_for(third, 10)
         assert second.cancelled()
@@ -261,12 +312,12 @@ def test_the_queue_of_a_loop_that_was_closed_holds_up_no_other(run):
 
     async def leave():
         queue = admission.queue_for(handler, 1, asyncio.get_running_loop())
-        await queue.enter()  # and never ends
+        await enter(queue)  # and never ends
 
     async def go_on():
         queue = admission.queue_for(handler, 1, asyncio.get_running_loop())
-        await asyncio.wait_for(queue.enter(), 10)
-        queue.release()
+        await asyncio.wait_for(enter(queue), 10)
+        queue.leave(asyncio.get_running_loop())
 
     run(leave)
     run(go_on)
@@ -276,15 +327,15 @@ def test_the_queue_of_a_loop_that_was_closed_holds_up_no_other(run):
 def test_a_request_that_is_collected_in_the_queue_ends_no_turn_of_another(run):
     async def main():
         queue = Queue(1)
-        await queue.enter()
+        await enter(queue)
         loop = asyncio.get_running_loop()
-        asked = queue.enter()
+        asked = queue.wait(loop)
         asked.send(None)  # parked there
         asked.close()
         assert admission.waiting == 0
-        assert queue.locked()
+        assert queue.free == 0
         queue.leave(loop)
-        assert not queue.locked()
+        assert queue.free == 1
 
     run(main)
 
@@ -306,10 +357,10 @@ def test_a_handler_that_is_closed_in_the_queue_leaves_the_number_of_turns(run):
             assert admission.waiting == 1
             execution.close()
             assert admission.waiting == 0
-            assert queue._value == 0
+            assert queue.free == 0
             gate.opened.set()
             assert (await first).code == 200
-            assert queue._value == 1
+            assert queue.free == 1
 
     run(main)
 
@@ -318,13 +369,13 @@ def test_a_handler_that_is_closed_in_the_queue_leaves_the_number_of_turns(run):
 def test_a_turn_that_ends_outside_its_loop_is_passed_on_there_or_dropped(closed):
     loop = asyncio.new_event_loop()
     queue = Queue(1)
-    loop.run_until_complete(queue.enter())
+    loop.run_until_complete(enter(queue))
     if closed:
         loop.close()
     queue.leave(loop)
-    assert queue.locked()
+    assert queue.free == 0
     if not closed:
-        loop.run_until_complete(asyncio.wait_for(queue.enter(), 10))
+        loop.run_until_complete(asyncio.wait_for(enter(queue), 10))
         loop.close()
 
 

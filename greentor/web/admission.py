@@ -5,7 +5,8 @@ is a coroutine and a future: half the memory, and fewer requests for the process
 
 Invariants
 - There is one queue for each loop and application, and one for each handler class with a number of its own.
-- Nobody overtakes. Who is cancelled in the queue leaves it; a turn that it was just given goes to the next.
+- Nobody overtakes: a turn that ends is handed to who has waited longest. Who is cancelled in the queue leaves
+  it; a turn that it was just given goes to the next.
 - Only who has had a turn ends one, and on its own loop: who is collected may be on another, or on none.
 - A request has its turn until its greenlet has ended, and so has given its connections back.
 """
@@ -13,6 +14,7 @@ Invariants
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from contextlib import suppress
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -26,29 +28,54 @@ _queues: WeakKeyDictionary[object, dict[asyncio.AbstractEventLoop, Queue]] = Wea
 waiting = 0
 
 
-class Queue(asyncio.Semaphore):
+class Queue:
     """Lets ``limit`` requests run at a time."""
 
     def __init__(self, limit: int) -> None:
-        super().__init__(limit)
         self.limit = limit
+        self.free = limit  # turns that nobody has
+        self._waiting: deque[asyncio.Future[None]] = deque()
 
-    async def enter(self) -> None:
+    def enter(self) -> bool:
+        """Take a turn if one is free and nobody waits; `leave` ends it. Return False if not: then `wait`."""
+        if not self.free or self._waiting:
+            return False
+        self.free -= 1
+        return True
+
+    async def wait(self, loop: asyncio.AbstractEventLoop) -> None:
         """Wait for a turn; `leave` ends it."""
         global waiting
+        turn = loop.create_future()
+        self._waiting.append(turn)
         waiting += 1
         try:
-            await self.acquire()
+            await turn
+        except BaseException:
+            if turn.done() and not turn.cancelled():
+                self.leave(loop)  # it was given one in the same moment
+            else:
+                with suppress(ValueError):
+                    self._waiting.remove(turn)
+            raise
         finally:
             waiting -= 1
 
     def leave(self, loop: asyncio.AbstractEventLoop) -> None:
         """End a turn on ``loop``, from wherever its request is ended."""
         if asyncio._get_running_loop() is loop:
-            self.release()
+            self._pass_on()
         else:
             with suppress(RuntimeError):  # the loop is closed
-                loop.call_soon_threadsafe(self.release)
+                loop.call_soon_threadsafe(self._pass_on)
+
+    def _pass_on(self) -> None:
+        while self._waiting:
+            turn = self._waiting.popleft()
+            if not turn.done():
+                turn.set_result(None)
+                return
+        self.free += 1
 
 
 def check(limit: object, what: str) -> int:

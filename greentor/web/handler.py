@@ -117,7 +117,8 @@ class BaseRequestHandler(Interruptible):
             try:
                 queue = admission.queue_for(self, self.max_concurrency, loop)
                 if queue is not None:
-                    await queue.enter()
+                    if not queue.enter():
+                        await queue.wait(loop)
                     turn = queue
             except (ValueError, asyncio.CancelledError) as exc:
                 self._refusal = exc  # to be answered in the greenlet
