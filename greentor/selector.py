@@ -34,7 +34,10 @@ _selectors: WeakKeyDictionary[asyncio.AbstractEventLoop, AnswersFirst] = WeakKey
 
 
 def new_event_loop() -> asyncio.AbstractEventLoop:
-    """Return an event loop of asyncio that hears of the database's answers first, where there is epoll."""
+    """Return an event loop of asyncio that hears of the database's answers first.
+
+    Where there is no epoll, as on macOS, it is an ordinary one.
+    """
     if not hasattr(selectors, "EpollSelector"):
         return asyncio.new_event_loop()
     selector = AnswersFirst()

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from bench.compare import load, machine
+from bench.compare import load, machine, measure
 from bench.compare.crowd import crowd
 from bench.compare.measure import Gauge
 from bench.compare.pace import Pace
@@ -389,6 +389,28 @@ def test_a_sample_has_what_the_load_has_cost_and_no_more(fleet: Fleet, mariadb: 
     assert 80_000 <= found.cpu < 200_000  # the request that was at work at the end counts
     assert found.statements == 0
     assert found.memory > 5_000_000
+
+
+def test_a_server_that_was_just_started_is_warmed_up_for_longer(
+    fleet: Fleet, mariadb: MariaDB
+) -> None:
+    wrk = installed("wrk")
+    seconds: list[float] = []
+
+    class Noting:
+        def run(self, port: int, cell: Cell, wanted: float, *args: Any) -> Any:
+            seconds.append(wanted)
+            return wrk.run(port, cell, 0.05, *args)
+
+    fleet.need({"a": 8})
+    gauge = Gauge(fleet, Noting(), mariadb)  # type: ignore[arg-type]
+    cell = Cell(Workload("burn", "cpu", (("/burn", 1),)), 1)
+    for _ in range(2):
+        gauge.sample("a", 8, cell, 0, 0.1)
+    fleet.restart("a")
+    gauge.sample("a", 8, cell, 0, 0.1)
+    first, usual = measure.FIRST_WARM_UP, measure.WARM_UP
+    assert seconds == [first, 0.1, usual, 0.1, first, 0.1]
 
 
 class Scripted(Pace):

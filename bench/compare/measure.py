@@ -9,17 +9,19 @@ from __future__ import annotations
 
 import time
 from dataclasses import replace
+from weakref import WeakSet
 
 from bench.compare import machine
 from bench.compare.load import Ab, Wrk
 from bench.compare.pace import SLOW, TIMES, Pace
 from bench.compare.results import Sample
-from bench.compare.servers import Fleet
+from bench.compare.servers import Fleet, Server
 from bench.compare.workloads import Cell
 from tests.mariadb import MariaDB
 
-#: seconds of load before a sample, which do not count
-WARM_UP = 0.5
+#: seconds of load before a sample, which do not count; and before the first one of a server: it opens its
+#: connections, and Python learns what its code is called with
+WARM_UP, FIRST_WARM_UP = 0.5, 1.5
 #: seconds within which a server must have done its work when the load has ended, or it is started again
 SETTLE = 3.0
 #: seconds between two looks, and how many of them in a row must find nothing at work
@@ -35,6 +37,7 @@ class Gauge:
         self.fleet, self.load, self.mariadb = fleet, load, mariadb
         self.pace = pace
         self._asked = 0
+        self._warm: WeakSet[Server] = WeakSet()
 
     def sample(self, peer: str, pool: int, cell: Cell, number: int, seconds: float) -> Sample:
         """Measure, and let the server come to rest.
@@ -51,7 +54,8 @@ class Gauge:
             cell.workload, min(cell.connections, max(pool, 8)) if pool else cell.connections
         )
         try:
-            self.load.run(server.port, warm, WARM_UP)
+            self.load.run(server.port, warm, WARM_UP if server in self._warm else FIRST_WARM_UP)
+            self._warm.add(server)
             self.settle(peer)
         finally:
             server.check()  # that is why, whatever the load says

@@ -29,7 +29,7 @@ from bench.compare.workloads import CROWDS, SWEEP, WORKLOADS, Cell, sweep_cell
 from bench.peers import Peer
 
 #: what things take besides the load, in seconds, as far as it can be known beforehand
-OF_A_SAMPLE, OF_A_START, OF_THE_RULES = 0.6, 1.0, 12.0
+OF_A_SAMPLE, OF_A_START, OF_THE_RULES = 0.6, 2.0, 12.0
 
 Found = TypeVar("Found", Sample, Fairness)
 

@@ -52,8 +52,8 @@ WORKLOADS: dict[str, Workload] = {
         _one("json", "cpu", "/json", (USUAL,), (USUAL,)),
         _one("plaintext", "cpu", "/plaintext", pipeline=16),
         _one("db", "cpu", "/db", (USUAL, 16, 32, 64, 128, 256, 512), (USUAL,)),
-        *(_one(f"queries-{n}", "cpu", f"/queries?queries={n}") for n in (1, 5, 10, 15)),
-        _one("queries-20", "cpu", "/queries?queries=20", (USUAL,), (USUAL,)),
+        *(_one(f"queries-{n}", "queries", f"/queries?queries={n}") for n in (1, 5, 10, 15)),
+        _one("queries-20", "queries", "/queries?queries=20", (USUAL,), (USUAL,)),
         _one("fortunes", "cpu", "/fortunes", (USUAL,), (USUAL,)),
         _one("updates-1", "updates", "/updates?queries=1"),
         _one("updates-20", "updates", "/updates?queries=20", (USUAL,), (USUAL,)),
@@ -66,6 +66,7 @@ WORKLOADS: dict[str, Workload] = {
 #: by group: what its pool size is chosen by, and the size that is taken without a sweep
 SWEEP: dict[str, tuple[str, int, int]] = {
     "cpu": ("db", USUAL, 32),
+    "queries": ("queries-20", USUAL, 32),
     "updates": ("updates-20", USUAL, 32),
     "sleep": ("sleep-50", 256, 256),
 }
