@@ -91,6 +91,23 @@ def test_statement_in_a_broken_transaction_is_refused_before_it_is_sent(run, mar
     run(main)
 
 
+def test_cursor_that_was_opened_outside_greenlets_is_refused_in_one_before_it_blocks_the_loop(run):
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT 1")
+        sent = cursor.cursor.cursor._executed
+
+        @green
+        def main():
+            with pytest.raises(DatabaseError, match="was opened outside greenlets"):
+                cursor.execute("SELECT 2")
+
+        run(main)
+        assert cursor.cursor.cursor._executed == sent
+        cursor.execute("SELECT 3")
+        assert cursor.fetchone() == (3,)
+    connection.close()
+
+
 @pytest.mark.parametrize("who", ["execute_wrapper", "recorder", "hold", "not ready"])
 def test_who_is_to_see_a_statement_sees_it(run, monkeypatch, who):
     seen = []

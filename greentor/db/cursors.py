@@ -128,7 +128,8 @@ class GreenCursor(OwnedCursor, Recorded, CursorWrapper):
         db: Any = self.db
         db.check_cursor(self)
         if (
-            db.execute_wrappers
+            self.scope is None  # opened outside greenlets: for whom, the long way asks
+            or db.execute_wrappers
             or db.needs_rollback
             or db._session is not None
             or recording.active
