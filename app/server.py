@@ -18,6 +18,7 @@ from django.core.management import call_command
 from django.db import DatabaseError
 from tornado.web import Application
 
+from greentor.selector import new_event_loop
 from greentor.serving import GRACE, serve
 
 #: bytes; a longer request is refused unread
@@ -103,7 +104,9 @@ def seconds(text: str) -> float:
 
 
 def loop_factory(name: str) -> Callable[[], asyncio.AbstractEventLoop]:
-    """Return what makes an event loop of that name."""
+    """Return what makes an event loop of that name; for asyncio the one that `serve` makes by itself."""
+    if name == "asyncio":
+        return new_event_loop
     try:
         return importlib.import_module(name).new_event_loop
     except ImportError as error:

@@ -5,9 +5,10 @@ the first answer, which came long ago: each of them is out of the processor's ca
 begun goes on before more is begun, so that few requests are at work, and those are fresh.
 
 Invariants
-- Whatever is ready is told of in the end, in the order in which it became so, however much else there is:
-  answers alone at most `ROUNDS` times in a row, then others again.
-- What is told of is registered at that moment, as it was when it became ready.
+- Whatever is ready is told of in the end, however much else there is: answers alone at most `ROUNDS` times in
+  a row, then others again, those first that became ready first.
+- What is told of is registered at that moment, as it was when it became ready; what was changed meanwhile is
+  looked at anew, and has lost its place.
 - Nothing is kept from a loop that has nothing else to do: it waits for both.
 
 It is for loops that `new_event_loop` has made, on systems with epoll. Others, uvloop among them, hear of
@@ -18,10 +19,10 @@ from __future__ import annotations
 
 import asyncio
 import selectors
-from collections import ChainMap, deque
-from collections.abc import Mapping
+from collections import deque
+from collections.abc import Iterator, Mapping
+from itertools import chain
 from typing import Any
-from weakref import WeakKeyDictionary
 
 Ready = tuple[selectors.SelectorKey, int]
 
@@ -30,34 +31,53 @@ BATCH = 16
 #: how many times in a row answers may be told of alone
 ROUNDS = 4
 
-_selectors: WeakKeyDictionary[asyncio.AbstractEventLoop, AnswersFirst] = WeakKeyDictionary()
-
 
 def new_event_loop() -> asyncio.AbstractEventLoop:
     """Return an event loop of asyncio that hears of the database's answers first.
 
-    Where there is no epoll, as on macOS, it is an ordinary one.
+    Where there is no epoll, as on macOS, and where an event loop policy makes another kind of loop, it is the
+    one that ``asyncio.new_event_loop`` returns.
     """
-    if not hasattr(selectors, "EpollSelector"):
-        return asyncio.new_event_loop()
-    selector = AnswersFirst()
-    loop = asyncio.SelectorEventLoop(selector)
-    _selectors[loop] = selector
-    return loop
+    usual = asyncio.new_event_loop()
+    if type(usual) is not asyncio.SelectorEventLoop or not hasattr(selectors, "EpollSelector"):
+        return usual
+    usual.close()
+    return asyncio.SelectorEventLoop(AnswersFirst())
 
 
 def prefer(loop: asyncio.AbstractEventLoop, fd: int, of: object) -> None:
     """Have ``loop`` hear of ``fd``, which is ``of`` somebody and not registered yet, before others."""
-    selector = _selectors.get(loop)
-    if selector is not None:
+    selector = getattr(loop, "_selector", None)
+    if type(selector) is AnswersFirst:
         selector.preferred[fd] = of
 
 
 def forget(loop: asyncio.AbstractEventLoop, fd: int, of: object) -> None:
     """Prefer ``fd`` no more, unless it is somebody else's by now."""
-    selector = _selectors.get(loop)
-    if selector is not None and selector.preferred.get(fd) is of:
+    selector = getattr(loop, "_selector", None)
+    if type(selector) is AnswersFirst and selector.preferred.get(fd) is of:
         del selector.preferred[fd]
+
+
+class _Both(Mapping[Any, selectors.SelectorKey]):
+    """The keys of two selectors, by file object or file descriptor."""
+
+    def __init__(self, *maps: Mapping[Any, selectors.SelectorKey]) -> None:
+        self._maps = maps
+
+    def __getitem__(self, fileobj: Any) -> selectors.SelectorKey:
+        for keys in self._maps:
+            try:
+                return keys[fileobj]
+            except (KeyError, ValueError):  # a file that is closed, and known to the other
+                pass
+        raise KeyError(fileobj)
+
+    def __iter__(self) -> Iterator[Any]:
+        return chain.from_iterable(self._maps)
+
+    def __len__(self) -> int:
+        return sum(map(len, self._maps))
 
 
 class AnswersFirst(selectors.BaseSelector):
@@ -68,10 +88,8 @@ class AnswersFirst(selectors.BaseSelector):
         self.preferred: dict[int, object] = {}
         self._answers = selectors.EpollSelector()
         self._others = selectors.EpollSelector()
-        self._inner = self._others.register(self._answers.fileno(), selectors.EVENT_READ)
-        self._map: Mapping[Any, selectors.SelectorKey] = ChainMap(
-            self._answers.get_map(),  # type: ignore[arg-type]
-            self._others.get_map(),  # type: ignore[arg-type]
+        self._map: Mapping[Any, selectors.SelectorKey] = _Both(
+            self._answers.get_map(), self._others.get_map()
         )
         self._keys: dict[int, selectors.SelectorKey] = {}  # of the others, as they are now
         self._later: deque[Ready] = deque()  # others that are ready, and have not been told of
@@ -80,27 +98,35 @@ class AnswersFirst(selectors.BaseSelector):
 
     def register(self, fileobj: Any, events: int, data: Any = None) -> selectors.SelectorKey:
         fd = fileobj if isinstance(fileobj, int) else fileobj.fileno()
-        if fd in self.preferred:
-            key = self._answers.register(fileobj, events, data)
-            self._awaited += 1
-        else:
+        if fd not in self.preferred:
             key = self._keys[fd] = self._others.register(fileobj, events, data)
+            return key
+        key = self._answers.register(fileobj, events, data)
+        if not self._awaited:
+            self._others.register(self._answers, selectors.EVENT_READ)
+        self._awaited += 1
         return key
 
     def unregister(self, fileobj: Any) -> selectors.SelectorKey:
-        if fileobj in self._answers.get_map():
-            self._awaited -= 1
-            return self._answers.unregister(fileobj)
-        key = self._others.unregister(fileobj)
-        del self._keys[key.fd]
+        if self._is_other(fileobj):
+            key = self._others.unregister(fileobj)
+            del self._keys[key.fd]
+            return key
+        key = self._answers.unregister(fileobj)
+        self._awaited -= 1
+        if not self._awaited:
+            self._others.unregister(self._answers)
         return key
 
     def modify(self, fileobj: Any, events: int, data: Any = None) -> selectors.SelectorKey:
-        if fileobj in self._answers.get_map():
+        if not self._is_other(fileobj):
             return self._answers.modify(fileobj, events, data)
         key = self._others.modify(fileobj, events, data)
         self._keys[key.fd] = key
         return key
+
+    def _is_other(self, fileobj: Any) -> bool:
+        return self.get_key(fileobj).fd in self._keys
 
     def select(self, timeout: float | None = None) -> list[Ready]:
         """Return what is ready; wait for it at most ``timeout`` seconds, None for ever."""
@@ -115,9 +141,9 @@ class AnswersFirst(selectors.BaseSelector):
                 return answers
         self._rounds = 0
         if not later:
-            inner = self._inner
+            inner = self._answers
             for ready in self._others.select(0 if answers else timeout):
-                if ready[0] is not inner:
+                if ready[0].fileobj is not inner:
                     later.append(ready)
                 elif not answers:
                     answers = self._answers.select(0)
@@ -136,8 +162,11 @@ class AnswersFirst(selectors.BaseSelector):
     def close(self) -> None:
         self._answers.close()
         self._others.close()
+        # What has not been unregistered by then refers to the loop.
         self._later.clear()
-        self._map = ChainMap()
+        self._keys.clear()
+        self.preferred.clear()
+        self._map = _Both()
 
     def get_map(self) -> Mapping[Any, selectors.SelectorKey]:
         return self._map

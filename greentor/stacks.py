@@ -156,7 +156,8 @@ def _query(frame: FrameType) -> str | None:
         return None
     local = frame.f_locals
     sql, db = local.get("sql"), getattr(local.get("self"), "db", None)
-    return None if sql is None else shorten(str(sql), getattr(db, "vendor", "") != "mysql")
+    # A session has no database of which to know how strings are written there; its cursor is further up.
+    return None if sql is None or db is None else shorten(str(sql), db.vendor != "mysql")
 
 
 def _shown(frames: list[FrameType]) -> list[Line]:

@@ -21,7 +21,6 @@ import functools
 import os
 import socket
 import ssl
-import weakref
 from contextlib import suppress
 from contextvars import Context
 from threading import get_ident
@@ -30,12 +29,11 @@ from typing import Any, cast
 from greenlet import getcurrent
 
 from greentor import bridge, process, selector
+from greentor.receiving import receive_buffer
 from greentor.waiter import Waiter
 
 #: stop reading from the peer above this many unconsumed bytes
 READ_LIMIT = 256 * 1024
-#: receive so many bytes in one go
-RECEIVE_SIZE = 256 * 1024
 #: hand a transport so many bytes at a time: it copies what the kernel does not take at once, and one for
 #: TLS does not count what it has passed on
 WRITE_CHUNK = 64 * 1024
@@ -47,59 +45,6 @@ _HUNG_UP = "the server has closed the connection"
 
 class ConcurrentUseError(RuntimeError):
     """A second greenlet used a connection on which another one is waiting for its answer."""
-
-
-def open_stream(
-    host: str,
-    port: int,
-    *,
-    unix_socket: str | None = None,
-    bind_address: str | None = None,
-    timeout: float | None = None,
-) -> Stream:
-    """Connect from a greenlet, by unix socket or else by TCP, within ``timeout`` seconds.
-
-    Raise OSError (TimeoutError included) if that fails.
-    """
-    loop = bridge.check_alive("connecting").loop
-    stream = Stream(loop)
-    local_addr = (bind_address, 0) if bind_address is not None else None
-
-    async def connect() -> None:
-        async with asyncio.timeout(timeout):
-            if unix_socket:
-                await loop.create_unix_connection(lambda: stream, unix_socket)
-            else:
-                await loop.create_connection(lambda: stream, host, port, local_addr=local_addr)
-
-    # A task of its own, so that a deadline reaches it as a cancel: asyncio takes any OSError, and that is
-    # one, for the failure of one address and tries the next.
-    task = loop.create_task(connect(), context=Context())
-    try:
-        bridge.wait(task, "connecting")
-    except BaseException as exc:
-        stream.close()
-        if not loop.is_closed():
-            task.cancel()
-        if isinstance(exc, TimeoutError) and not isinstance(exc, bridge.DeadlineExceeded):
-            raise TimeoutError("timed out") from exc
-        raise
-    return stream
-
-
-#: what the connections of a loop receive into, one after the other: asyncio allocates 256 KiB for each
-#: ``recv`` of a Protocol, by mmap, which costs as much as the system call
-_receive_buffers: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, memoryview] = (
-    weakref.WeakKeyDictionary()
-)
-
-
-def receive_buffer(loop: asyncio.AbstractEventLoop) -> memoryview:
-    """Return what all the loop's connections receive into; what is in it is lost with the next callback."""
-    buffer = _receive_buffers.get(loop)
-    if buffer is None:
-        buffer = _receive_buffers[loop] = memoryview(bytearray(RECEIVE_SIZE))
-    return buffer
 
 
 class Stream(asyncio.BufferedProtocol):
@@ -313,6 +258,8 @@ class Stream(asyncio.BufferedProtocol):
             self.data = b""
             self.pos = self._chunked = 0
             self._chunks.clear()
+            # At once: after a handshake that failed nobody tells of the end.
+            selector.forget(self._loop, self._fd, self)
             # Not gracefully: TLS would wait for the peer's farewell.
             transport.abort()
 

@@ -1,5 +1,6 @@
 """The short way of a usual statement: what it leaves out, and who is on the long one."""
 
+import functools
 import inspect
 import re
 
@@ -13,6 +14,7 @@ from django.db import (
     OperationalError,
     ProgrammingError,
     connection,
+    connections,
     transaction,
 )
 from django.db.backends.utils import CursorWrapper
@@ -21,7 +23,10 @@ from pymysql.cursors import Cursor
 
 import greentor
 from greentor import green, recording
+from greentor.db.mysql.upstream import base as mysql
+from greentor.db.recorded import Recorded
 from greentor.drivers.cursors import BufferedCursor
+from greentor.patched import original
 from tests.test_seams import called_on_self
 from tests.testapp.models import Author
 
@@ -108,23 +113,42 @@ def test_cursor_that_was_opened_outside_greenlets_is_refused_in_one_before_it_bl
     connection.close()
 
 
-@pytest.mark.parametrize("who", ["execute_wrapper", "recorder", "hold", "not ready"])
+@pytest.mark.parametrize(
+    "who",
+    [
+        "execute_wrapper",
+        "recorder",
+        "hold",
+        "not ready",
+        "execute",
+        "_execute",
+        "_execute_with_wrappers",
+    ],
+)
 def test_who_is_to_see_a_statement_sees_it(run, monkeypatch, who):
     seen = []
-    monkeypatch.setattr(
-        CursorWrapper,
-        "_execute_with_wrappers",
-        lambda self, *args, _was=CursorWrapper._execute_with_wrappers, **kwargs: (
-            seen.append(args[0]) or _was(self, *args, **kwargs)
-        ),
-    )
+
+    def patch(cls, name):
+        method = getattr(cls, name)
+
+        @functools.wraps(method)
+        def seeing(self, sql, *args, **kwargs):
+            seen.append(sql)
+            return method(self, sql, *args, **kwargs)
+
+        monkeypatch.setattr(cls, name, seeing)
 
     @green
     def main():
         with connection.cursor() as cursor:
+            patch(Recorded, "_execute")  # which is on the long way only
             cursor.execute("SELECT 1")
             assert seen == []
-            if who == "execute_wrapper":
+            if who in ("execute", "_execute", "_execute_with_wrappers"):
+                monkeypatch.undo()
+                patch(CursorWrapper, who)  # as a tracer does, or a cache
+                cursor.execute("SELECT 2")
+            elif who == "execute_wrapper":
                 with connection.execute_wrapper(lambda execute, *args: execute(*args)):
                     cursor.execute("SELECT 2")
             elif who == "recorder":
@@ -145,6 +169,84 @@ def test_who_is_to_see_a_statement_sees_it(run, monkeypatch, who):
 
     run(main)
     assert seen == ["SELECT 2"]
+
+
+class Retrying(mysql.CursorWrapper):
+    """A cursor that an engine puts before the driver's, which takes more than that, and tries twice."""
+
+    def __init__(self, cursor, seen):
+        super().__init__(cursor)
+        self.seen = seen
+
+    def execute(self, query, args=None):
+        self.seen.append(query)
+        try:
+            return super().execute(query, args)
+        except pymysql.err.Error:
+            self.seen.append("again")
+            return super().execute(query, args)
+
+    def fetchone(self):
+        self.seen.append("fetchone")
+        return self.cursor.fetchone()
+
+
+def test_cursor_of_an_engine_is_not_passed_by(run, monkeypatch):
+    seen = []
+    monkeypatch.setattr(
+        type(connections["default"]),
+        "create_cursor",
+        lambda self, name=None: Retrying(self.connection.cursor(), seen),
+    )
+
+    @green
+    def main():
+        connection.ensure_connection()  # with what it asks by itself
+        with connection.cursor() as cursor:
+            seen.clear()
+            cursor.execute("SELECT 1")
+            assert cursor.fetchone() == (1,)
+            assert seen == ["SELECT 1", "fetchone"]
+            with pytest.raises(ProgrammingError) as caught:
+                cursor.execute("SELECT nothing FROM nowhere")
+            assert caught.value.args[0] == 1146
+            assert seen[2:] == ["SELECT nothing FROM nowhere", "again"]
+
+    run(main)
+
+
+@pytest.mark.parametrize("name", ["execute", "_query", "close", "nextset"])
+def test_patched_cursor_of_pymysql_is_not_passed_by(run, monkeypatch, name):
+    method = getattr(Cursor, name)
+    seen = []
+
+    @functools.wraps(method)
+    def seeing(self, *args):
+        seen.append(name)
+        return method(self, *args)
+
+    @green
+    def main():
+        with connection.cursor() as cursor:
+            assert type(cursor.cursor.cursor) is BufferedCursor
+            cursor.execute("SELECT 1")
+        assert seen == []
+        monkeypatch.setattr(Cursor, name, seeing)
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT 2")
+            assert cursor.fetchone() == (2,)
+        assert seen
+
+    run(main)
+
+
+def test_method_that_was_patched_before_it_was_looked_at_is_nobodys_original(monkeypatch):
+    assert original(Cursor, "execute") is Cursor.execute
+    monkeypatch.setattr(Cursor, "execute", functools.wraps(Cursor.execute)(lambda *args: None))
+    assert original(Cursor, "execute") is None
+    monkeypatch.setattr(Cursor, "execute", print)
+    assert original(Cursor, "execute") is None
+    assert original(BufferedCursor, "nextset") is None  # it is inherited
 
 
 def test_results_of_a_procedure_are_read_before_the_next_statement(run, mariadb):
@@ -186,11 +288,14 @@ def test_parameters_are_written_as_pymysql_writes_them(run, value):
     def main():
         connection.ensure_connection()
         mine = connection.connection
-        assert mine.escape(value) == pymysql.connections.Connection.escape(mine, value)
+        theirs = pymysql.connections.Connection.escape
+        assert mine.escape(value) == theirs(mine, value)
+        assert mine.escape(value, mine.encoders) == theirs(mine, value, mine.encoders)
         if type(value) is int:
             assert mine.escape(value, {int: lambda *_: "mapped"}) == "mapped"
             mine.encoders = {**mine.encoders, int: lambda *_: "of the application"}
-            assert mine.escape(value) == "of the application"
+            assert mine.escape(value) == theirs(mine, value)
+            assert mine.escape(value, mine.encoders) == "of the application"
             mine._force_close()
 
     run(main)

@@ -1,8 +1,11 @@
 """The selector that tells of answers first: nobody is forgotten, and nothing that is gone is told of."""
 
 import asyncio
+import gc
 import selectors
 import socket
+import ssl
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 
@@ -11,9 +14,10 @@ from django.db import connection
 
 import greentor
 from greentor import selector
+from greentor.connecting import open_stream
 from greentor.selector import BATCH, ROUNDS, AnswersFirst, new_event_loop
 from tests.mariadb import MariaDB
-from tests.waiting import GATE
+from tests.waiting import GATE, wait_until
 
 READ, WRITE = selectors.EVENT_READ, selectors.EVENT_WRITE
 
@@ -42,6 +46,13 @@ def first() -> Iterator[AnswersFirst]:
 def prefer(first: AnswersFirst, sock: socket.socket) -> None:
     first.preferred[sock.fileno()] = sock
     first.register(sock, READ, sock)
+
+
+def its(loop: asyncio.AbstractEventLoop) -> AnswersFirst:
+    """Return the selector of a loop, which asyncio keeps in a private attribute."""
+    found = loop._selector  # type: ignore[attr-defined]
+    assert type(found) is AnswersFirst
+    return found
 
 
 def told(ready: list[selector.Ready]) -> list[object]:
@@ -164,7 +175,7 @@ def test_keys_are_found_wherever_they_are_registered(first: AnswersFirst, pair: 
 def test_descriptor_is_preferred_for_as_long_as_its_connection_lives() -> None:
     loop = new_event_loop()
     try:
-        [preferred] = [selector._selectors[loop].preferred]
+        preferred = its(loop).preferred
         old, new = object(), object()
         selector.prefer(loop, 77, old)
         selector.prefer(
@@ -178,20 +189,74 @@ def test_descriptor_is_preferred_for_as_long_as_its_connection_lives() -> None:
         loop.close()
 
 
-def test_loop_where_there_is_no_epoll_is_the_usual_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delattr(selectors, "EpollSelector")
+@pytest.mark.parametrize("why", ["no epoll", "policy"])
+def test_loop_of_another_kind_is_left_as_it_is(monkeypatch: pytest.MonkeyPatch, why: str) -> None:
+    class Own(asyncio.SelectorEventLoop):
+        pass
+
+    if why == "policy":
+        monkeypatch.setattr(asyncio, "new_event_loop", Own)  # which asks the policy
+    else:
+        monkeypatch.delattr(selectors, "EpollSelector")
     loop = new_event_loop()
     try:
-        assert loop not in selector._selectors
+        assert type(loop) is (Own if why == "policy" else asyncio.SelectorEventLoop)
+        assert type(loop._selector) is not AnswersFirst  # type: ignore[attr-defined]
         selector.prefer(loop, 77, None)
         selector.forget(loop, 77, None)
     finally:
         loop.close()
 
 
+def test_closed_loop_is_kept_by_nobody(pair: Pair) -> None:
+    near, _ = pair()
+    loop = new_event_loop()
+    loop.add_reader(near, print)
+    selector.prefer(loop, 77, loop)  # as a stream, which refers to its loop
+    kept = its(loop)
+    gone = weakref.ref(loop)
+    loop.close()
+    del loop
+    gc.collect()
+    assert gone() is None
+    assert kept.get_map() == {}
+
+
+def test_file_that_was_closed_is_still_found(pair: Pair) -> None:
+    (near, _), (answer, _) = pair(), pair()
+    loop = new_event_loop()
+    try:
+        selector.prefer(loop, answer.fileno(), answer)
+        for sock in (near, answer):
+            loop.add_reader(sock, print)
+            sock.close()
+            assert loop.remove_reader(sock)
+            assert not loop.remove_reader(sock)
+        assert len(its(loop).get_map()) == 1  # what wakes the loop
+    finally:
+        loop.close()
+
+
+def test_handshake_that_comes_to_nothing_leaves_no_preference() -> None:
+    with (
+        socket.create_server(("127.0.0.1", 0)) as silent,
+        asyncio.Runner(loop_factory=new_event_loop) as runner,
+    ):
+
+        def connect() -> None:
+            stream = open_stream(*silent.getsockname())
+            stream.settimeout(0.05)
+            assert len(its(runner.get_loop()).preferred) == 1
+            with pytest.raises(TimeoutError):
+                stream.start_tls(ssl.create_default_context(), "localhost")
+            assert its(runner.get_loop()).preferred == {}
+
+        runner.run(greentor.green(connect)())  # type: ignore[arg-type]
+
+
 def test_connections_of_the_database_are_preferred_and_forgotten(mariadb: MariaDB) -> None:
     with asyncio.Runner(loop_factory=new_event_loop) as runner:
-        made = selector._selectors[runner.get_loop()]
+        made = its(runner.get_loop())
 
         async def main() -> None:
             assert made.preferred == {}
@@ -261,11 +326,15 @@ def test_loop_is_woken_from_a_thread_while_it_waits_for_answers(mariadb: MariaDB
             with connection.cursor() as holder:
                 holder.execute("SELECT GET_LOCK('gate', 0)")
                 waiting = greentor.spawn(ask)
-                came = greentor.thread(lambda: "from the thread")
+                came = greentor.thread(when_it_waits)
                 holder.execute("SELECT RELEASE_LOCK('gate')")
                 holder.fetchall()
             greentor.await_(waiting)
             return came
+
+        def when_it_waits() -> str:
+            wait_until(lambda: any(row["INFO"] == GATE for row in mariadb.processlist()))
+            return "from the thread"
 
         def ask() -> None:
             with connection.cursor() as cursor:

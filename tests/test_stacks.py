@@ -8,6 +8,7 @@ from django.db import connection, transaction
 
 import greentor
 from greentor import stacks
+from greentor.db.session import SessionState
 from tests.testapp.models import Author
 from tests.waiting import await_until
 
@@ -57,6 +58,20 @@ def test_a_query_is_named_without_its_parameters(run):
     assert innermost.function == "my_query"
     assert innermost.source.endswith("# here")
     assert innermost.path.endswith("tests/test_stacks.py")
+
+
+def test_a_statement_that_its_session_looks_at_is_not_shown_in_the_wrong_dialect(run):
+    # Of a session it is not known how strings are written; its cursor, further up, has it masked.
+    def outer():
+        SessionState().execute(None, 'SELECT "hunter2"', None, lambda: greentor.sleep(60))
+
+    async def main():
+        task = greentor.spawn(outer)
+        position = await locate(task, "a sleep")
+        await end(task)
+        return position
+
+    assert run(main).sql is None
 
 
 def test_a_query_in_async_code_is_found(run):

@@ -14,7 +14,8 @@ import pytest
 
 import greentor
 from greentor import bridge
-from greentor.stream import READ_LIMIT, ConcurrentUseError, Stream, open_stream
+from greentor.connecting import open_stream
+from greentor.stream import READ_LIMIT, ConcurrentUseError, Stream
 from tests.certificates import create_certificates
 from tests.proxy import sockets
 from tests.waiting import await_until, until, wait_until

@@ -7,7 +7,6 @@ than there are connections.
 
 from __future__ import annotations
 
-import importlib
 import sys
 
 import django
@@ -25,6 +24,7 @@ def main() -> None:
 
     from tornado.web import Application
 
+    from app.server import loop_factory
     from bench.peers.tornado_routes import Blocking, make_app
     from greentor.db import warm_pools
     from greentor.serving import serve
@@ -37,16 +37,13 @@ def main() -> None:
         await warm_pools()
         return make_app(Green, Green, max_concurrency=given.pool)
 
-    new_loop = None  # the usual one
-    if given.loop != "asyncio":
-        new_loop = importlib.import_module(given.loop).new_event_loop
     sys.exit(
         serve(
             make,
             given.port,
             "127.0.0.1",
             processes=given.processes,
-            loop_factory=new_loop,
+            loop_factory=loop_factory(given.loop),
             http=given.http,
         )
     )

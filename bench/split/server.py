@@ -9,7 +9,6 @@ that of ``BENCH_DATABASE``, as for `bench.peers`.
 
 from __future__ import annotations
 
-import importlib
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -50,6 +49,7 @@ def main() -> None:
 
 
 def green(given: Any) -> None:
+    from app.server import loop_factory
     from bench.peers.tornado_routes import Blocking
     from greentor.db import warm_pools
     from greentor.drivers.pymysql import Connection
@@ -67,7 +67,7 @@ def green(given: Any) -> None:
         make,
         given.port,
         "127.0.0.1",
-        loop_factory=importlib.import_module(given.loop).new_event_loop,
+        loop_factory=loop_factory(given.loop),
     )
 
 

@@ -4,7 +4,8 @@ Invariants
 - A cursor that is used in another scope, or after its connection was given back, is refused by name before
   a byte is written, and before a row is read.
 - A usual statement goes to the driver's cursor by the shortest way; one that somebody else is to see before
-  or after it (an execute wrapper, a recorder, a log) goes the way that Django has for that.
+  or after it (an execute wrapper, a recorder, a log, who has patched Django's cursor, or has an engine with
+  a cursor of its own) goes the way that Django has for that.
 - Held per transaction, what a statement leaves in its session is followed (`greentor.db.session`).
 """
 
@@ -18,10 +19,18 @@ from django.db.backends.utils import CursorDebugWrapper, CursorWrapper
 
 from greentor import recording
 from greentor.db.recorded import Recorded
+from greentor.patched import original
 
 if TYPE_CHECKING:
     from greentor.db.owned import OwnedWrapper
     from greentor.scope import Scope
+
+
+# What the short way leaves out, as long as it is Django's.
+_django: Any = CursorWrapper
+_execute = original(CursorWrapper, "execute")
+_execute_with_wrappers = original(CursorWrapper, "_execute_with_wrappers")
+_execute_one = original(CursorWrapper, "_execute")
 
 
 class OwnedCursor:
@@ -32,7 +41,8 @@ class OwnedCursor:
 
     def __init__(self, cursor: Any, db: OwnedWrapper) -> None:
         self.cursor = cursor
-        self._raw = getattr(cursor, "cursor", cursor)
+        # The driver's cursor, unless an engine has put more than Django does before it.
+        self._raw: Any = self.cursor.cursor if type(cursor) is db.cursor_wrapper else cursor
         self.db = db
         #: the scope and the connection for which it was opened
         self.scope: Scope | None = db._scope
@@ -134,6 +144,9 @@ class GreenCursor(OwnedCursor, Recorded, CursorWrapper):
             or db._session is not None
             or recording.active
             or not apps.ready
+            or _django.execute is not _execute
+            or _django._execute_with_wrappers is not _execute_with_wrappers
+            or _django._execute is not _execute_one
         ):
             return super().execute(sql, params)
         recording.query_counts[db.alias] += 1

@@ -11,7 +11,7 @@ Invariants
 from __future__ import annotations
 
 import weakref
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 from django.db import DatabaseError, ProgrammingError
 from django.db.backends.base.base import BaseDatabaseWrapper
@@ -29,6 +29,9 @@ _C = TypeVar("_C")
 
 class OwnedWrapper(BaseDatabaseWrapper):
     """A DatabaseWrapper that serves the scope to which it belongs, and nobody else."""
+
+    #: what Django's engine puts before the driver's cursors, if it puts something
+    cursor_wrapper: ClassVar[type | None] = None
 
     _thread_sharing_count: int
 

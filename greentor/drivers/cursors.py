@@ -2,7 +2,7 @@
 
 Invariants
 - The buffered one does what PyMySQL's does, in fewer steps: it looks for further results of the statement
-  before only if there are any.
+  before only if there are any. Where somebody has patched PyMySQL's, that is taken.
 - An unbuffered one never waits in the collector: it gives its connection up.
 """
 
@@ -13,6 +13,10 @@ from typing import Any
 from pymysql.cursors import Cursor
 
 from greentor.drivers.results import Result
+from greentor.patched import original
+
+_execute, _query = original(Cursor, "execute"), original(Cursor, "_query")
+_close, _nextset = original(Cursor, "close"), original(Cursor, "nextset")
 
 
 class BufferedCursor(Cursor):  # type: ignore[misc]
@@ -39,6 +43,18 @@ class BufferedCursor(Cursor):  # type: ignore[misc]
             super().close()
         else:
             self.connection = None
+
+
+def buffered(connection: Any) -> Cursor:
+    """Return PyMySQL's usual cursor, for a cooperative connection."""
+    if (
+        Cursor.execute is _execute
+        and Cursor._query is _query
+        and Cursor.close is _close
+        and Cursor.nextset is _nextset
+    ):
+        return BufferedCursor(connection)
+    return Cursor(connection)
 
 
 class Abandoning:

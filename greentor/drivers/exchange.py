@@ -48,10 +48,11 @@ def guarded(read: F) -> F:
 
     @functools.wraps(read)
     def method(self: Any, *args: Any, **kwargs: Any) -> Any:
+        connection = getattr(self, "connection", self)  # of which a result lets go at its end
         try:
             return read(self, *args, **kwargs)
         except BaseException as exc:
-            end_exchange(getattr(self, "connection", self), exc)
+            end_exchange(connection, exc)
             raise
 
     return method  # type: ignore[return-value]

@@ -28,11 +28,12 @@ from pymysql.converters import escape_int
 from pymysql.cursors import Cursor, SSCursor
 
 from greentor import bridge, process
+from greentor.connecting import open_stream
 from greentor.drivers import tls
-from greentor.drivers.cursors import BufferedCursor, abandoning
+from greentor.drivers.cursors import abandoning, buffered
 from greentor.drivers.exchange import LARGEST_PACKET, REFUSED, end_exchange, guarded
 from greentor.drivers.results import Result
-from greentor.stream import ConcurrentUseError, Stream, open_stream
+from greentor.stream import ConcurrentUseError, Stream
 
 _command_header = struct.Struct("<iB").pack
 
@@ -214,7 +215,12 @@ class Connection(PyMySQLConnection):  # type: ignore[misc]
     def escape(self, obj: Any, mapping: Any = None) -> Any:
         """Return a value as it is written in SQL."""
         # A number, of all parameters the most common, by one call in place of three.
-        if type(obj) is int and mapping is None and self.encoders.get(int) is escape_int:
+        encoders = self.encoders
+        if (
+            type(obj) is int
+            and (mapping is None or mapping is encoders)
+            and encoders.get(int) is escape_int
+        ):
             return str(obj)
         return super().escape(obj, mapping)
 
@@ -309,7 +315,7 @@ class Connection(PyMySQLConnection):  # type: ignore[misc]
         """Create a cursor; of an unbuffered one that is collected unread the connection is closed."""
         cls = cursor or self.cursorclass
         if cls is Cursor:
-            return Cursor(self) if self._stream is None else BufferedCursor(self)
+            return Cursor(self) if self._stream is None else buffered(self)
         if self._stream is not None and isinstance(cls, type) and issubclass(cls, SSCursor):
             cls = abandoning(cls)
         return super().cursor(cls)

@@ -69,4 +69,6 @@ RESULT = frozenset(
 )
 
 #: of a cursor
-CURSOR = frozenset({"_clear_result", "_do_get_result", "_executed", "_result", "connection"})
+CURSOR = frozenset(
+    {"_clear_result", "_do_get_result", "_executed", "_query", "_result", "connection"}
+)

@@ -28,12 +28,12 @@ from tornado.httputil import (
 from tornado.iostream import IOStream, StreamClosedError
 from tornado.log import app_log, gen_log
 
+from greentor.receiving import receive_buffer
 from greentor.serving.answer import Answer
 from greentor.serving.heads import END, Heads, may_be_plain
 from greentor.serving.server import is_readable
 from greentor.serving.upstream import request_context
 from greentor.serving.wire import Wire
-from greentor.stream import receive_buffer
 
 if TYPE_CHECKING:
     from greentor.serving.front_server import FrontServer

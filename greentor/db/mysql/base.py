@@ -71,6 +71,7 @@ class DatabaseWrapper(StreamingMixin, GreenWrapper, _DjangoWrapper):  # type: ig
     """Django's MySQL wrapper on greentor's PyMySQL connections."""
 
     session_class = MySQLSession
+    cursor_wrapper = base.CursorWrapper
 
     @staticmethod
     def make_driver(settings: dict[str, Any]) -> ConnectionDriver:
