@@ -80,6 +80,23 @@ def test_answers_without_end_starve_nobody(first: AnswersFirst, pair: Pair) -> N
     assert rounds == 2 * [*(ROUNDS * [[answer]]), [answer, other]]
 
 
+def test_many_answers_without_end_leave_as_much_to_others(first: AnswersFirst, pair: Pair) -> None:
+    answers, others = [], []
+    for _ in range(BATCH):
+        answer, server = pair()
+        prefer(first, answer)
+        server.send(b"x")  # never read
+        answers.append(answer)
+    for _ in range(5 * BATCH):
+        other, its_peer = pair()
+        first.register(other, READ, other)
+        its_peer.send(b"x")
+        others.append(other)
+    rounds = [first.select(0) for _ in range(ROUNDS + 1)]
+    assert {len(each) for each in rounds[:-1]} == {BATCH}
+    assert told(rounds[-1]) == [*answers, *others]
+
+
 def test_others_are_told_of_in_batches_and_in_their_order_with_answers_between(
     first: AnswersFirst, pair: Pair
 ) -> None:
