@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import operator
 import selectors
 import socket
 import ssl
@@ -17,7 +18,7 @@ from greentor import selector
 from greentor.connecting import open_stream
 from greentor.selector import BATCH, ROUNDS, AnswersFirst, new_event_loop
 from tests.mariadb import MariaDB
-from tests.waiting import GATE, wait_until
+from tests.waiting import GATE, await_until, wait_until
 
 READ, WRITE = selectors.EVENT_READ, selectors.EVENT_WRITE
 
@@ -299,35 +300,36 @@ def test_requests_are_read_while_queries_follow_each_other_without_a_pause(
 ) -> None:
     with asyncio.Runner(loop_factory=new_event_loop) as runner:
         over = False
+        asked = [0] * 4
 
-        def ask_on_and_on() -> int:
-            count = 0
+        def ask_on_and_on(number: int) -> None:
             with connection.cursor() as cursor:
                 while not over:
                     cursor.execute("SELECT 1")
                     cursor.fetchall()
-                    count += 1
-            return count
+                    asked[number] += 1
 
         async def main() -> None:
             nonlocal over
             server = await asyncio.start_server(answer, "127.0.0.1", 0)
             address = server.sockets[0].getsockname()
-            busy = [greentor.spawn(ask_on_and_on) for _ in range(4)]
+            busy = [greentor.spawn(ask_on_and_on, number) for number in range(len(asked))]
             try:
                 async with asyncio.timeout(30):
+                    await await_until(lambda: min(asked) > 0)
                     for _ in range(20):
                         reader, writer = await asyncio.open_connection(*address)
                         writer.write(b"ping\n")
                         assert await reader.readline() == b"ping\n"
                         writer.close()
                         await writer.wait_closed()
+                    so_far = list(asked)
+                    await await_until(lambda: all(map(operator.lt, so_far, asked)))
             finally:
                 over = True
-                counts = await asyncio.gather(*busy)
+                await asyncio.gather(*busy)
                 server.close()
                 await server.wait_closed()
-            assert min(counts) > 20
 
         async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             writer.write(await reader.readline())
